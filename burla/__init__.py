@@ -1,0 +1,91 @@
+"""Run a Python function on many machines as if it ran here: `remote_parallel_map(function, inputs)`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from burla.api import remote_parallel_map, use
+    from burla.errors import (
+        ArgumentMismatch,
+        BurlaError,
+        CallExited,
+        ClusterBusy,
+        ClusterError,
+        ClusterLost,
+        ClusterStartFailed,
+        FunctionNotPicklable,
+        FunctionTooBig,
+        InputNotPicklable,
+        InputTooBig,
+        InvalidType,
+        InvalidValue,
+        JobCancelled,
+        NoCompatibleNodes,
+        NoNodes,
+        NotAvailableYet,
+        RemoteError,
+        ResultNotPicklable,
+        UnsafeFiles,
+        WorkerCrashed,
+    )
+
+__version__ = "0.1.0"
+__all__ = [
+    "ArgumentMismatch",
+    "BurlaError",
+    "CallExited",
+    "ClusterBusy",
+    "ClusterError",
+    "ClusterLost",
+    "ClusterStartFailed",
+    "FunctionNotPicklable",
+    "FunctionTooBig",
+    "InputNotPicklable",
+    "InputTooBig",
+    "InvalidType",
+    "InvalidValue",
+    "JobCancelled",
+    "NoCompatibleNodes",
+    "NoNodes",
+    "NotAvailableYet",
+    "RemoteError",
+    "ResultNotPicklable",
+    "UnsafeFiles",
+    "WorkerCrashed",
+    "__version__",
+    "remote_parallel_map",
+    "use",
+]
+_FUNCTIONS = ("remote_parallel_map", "use")
+
+
+def __getattr__(name: str) -> Any:
+    # importing burla must cost next to nothing: what it takes is imported when it is used
+    if name not in __all__:
+        raise AttributeError(f"module 'burla' has no attribute {name!r}")
+    value = getattr(importlib.import_module("burla.api" if name in _FUNCTIONS else "burla.errors"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _refuse_namesake() -> None:
+    """Another product has the name `burla` on the package index; both cannot be importable as `burla`."""
+    import sys
+    from pathlib import Path
+
+    for entry in {str(Path(__file__).resolve().parents[1]), *sys.path}:
+        found = next(Path(entry).glob("burla-[0-9]*.dist-info"), None) if entry else None
+        if found is not None:
+            raise ImportError(
+                f"another product that is called 'burla' is installed here too ({found}), and overwrites parts of "
+                "burla-dask. Uninstall both, then install burla-dask again: pip uninstall burla burla-dask"
+            )
+
+
+_refuse_namesake()

@@ -1,0 +1,214 @@
+"""One ordered stream of messages between two processes, with replies matched by number.
+
+The messages do not know their transport: a Dask comm between client or node and head, a socket between node and child.
+A frame is the pickle of (number, kind, message). Both sides may ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import pickle
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from burla.errors import BurlaError
+
+log = logging.getLogger(__name__)
+
+WAITING_FRAMES = 16  # written later than asked for; beyond this, who sends has to wait
+_TELL, _ASK, _REPLY, _REFUSE = range(4)
+Handler = Callable[[Any], Awaitable[Any]]
+
+
+class ChannelClosed(ConnectionError):
+    """The other side is gone, or this side closed the channel. `clean`: its process ended or closed in order."""
+
+    def __init__(self, reason: str, clean: bool = True):
+        super().__init__(reason)
+        self.clean = clean
+
+
+class Transport(Protocol):
+    """Carries frames in order; `read` and `write` raise ChannelClosed."""
+
+    async def read(self) -> bytes: ...
+    async def write(self, frame: bytes) -> None: ...
+    def abort(self) -> None: ...
+
+
+class CommTransport:
+    """A Dask comm (`distributed.comm.Comm`)."""
+
+    def __init__(self, comm: Any):
+        self._comm = comm
+
+    async def read(self) -> bytes:
+        try:
+            return await self._comm.read()
+        except OSError as error:
+            raise ChannelClosed(str(error), clean=not _by_network(error)) from error
+
+    async def write(self, frame: bytes) -> None:
+        try:
+            await self._comm.write(frame)
+        except OSError as error:
+            raise ChannelClosed(str(error), clean=not _by_network(error)) from error
+
+    def abort(self) -> None:
+        self._comm.abort()
+
+
+def _by_network(error: BaseException | None) -> bool:
+    """Whether the connection broke on the way: a process that ends has its connections closed by its kernel."""
+    while error is not None:
+        if isinstance(error, TimeoutError) or "timed out" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class StreamTransport:
+    """A pair of asyncio streams; a frame is its length in 8 bytes, then itself."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+        self._reader, self._writer = reader, writer
+
+    async def read(self) -> bytes:
+        try:
+            (size,) = struct.unpack("<Q", await self._reader.readexactly(8))
+            return await self._reader.readexactly(size)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            raise ChannelClosed(str(error)) from error
+
+    async def write(self, frame: bytes) -> None:
+        try:
+            self._writer.write(struct.pack("<Q", len(frame)))
+            self._writer.write(frame)
+            await self._writer.drain()
+        except OSError as error:
+            raise ChannelClosed(str(error)) from error
+
+    def abort(self) -> None:
+        self._writer.transport.abort()
+
+
+class Channel:
+    """Asks, tells and answers over one transport.
+
+    `handler` is awaited for each message from the other side, in a task of its own, started in order of arrival; what it
+    returns is the reply, and a BurlaError that it raises is raised at the asking side.
+    """
+
+    def __init__(self, transport: Transport, handler: Handler | None = None):
+        self._transport = transport
+        self._handler = handler
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._out: asyncio.Queue[bytes] = asyncio.Queue()
+        self._room = asyncio.Event()  # what is not written yet is not too much
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.closed: ChannelClosed | None = None
+
+    async def run(self) -> ChannelClosed:
+        """Serve the channel until it ends, and return why it ended."""
+        writing = asyncio.ensure_future(self._write())
+        try:
+            while True:
+                number, kind, message = pickle.loads(await self._transport.read())
+                match kind:
+                    case _ if kind == _REPLY or kind == _REFUSE:
+                        waiting = self._waiting.pop(number, None)
+                        if waiting is not None and not waiting.done():
+                            if kind == _REPLY:
+                                waiting.set_result(message)
+                            else:
+                                waiting.set_exception(message)
+                    case _:
+                        self.spawn(self._serve(number, kind, message))
+        except ChannelClosed as error:
+            self._end(error)
+            return error
+        except asyncio.CancelledError:
+            self._end(ChannelClosed("closed on this side"))
+            raise
+        finally:
+            writing.cancel()
+            self._transport.abort()
+
+    def spawn(self, work: Awaitable[Any]) -> None:
+        """Run something as long as the channel lasts."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def ask(self, message: Any) -> Any:
+        """Send a message and return its reply. Raises ChannelClosed, or the BurlaError that the other side raised."""
+        if self.closed:
+            raise self.closed
+        number = next(self._numbers)
+        reply = self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            await self._send(number, _ASK, message)
+            return await reply
+        finally:
+            self._waiting.pop(number, None)
+
+    async def tell(self, message: Any) -> None:
+        """Send a message that has no reply. Raises ChannelClosed."""
+        if self.closed:
+            raise self.closed
+        await self._send(0, _TELL, message)
+
+    def post(self, message: Any) -> None:
+        """Send a message that has no reply, without waiting for room; lost if the channel is closed."""
+        if not self.closed:
+            self._out.put_nowait(pickle.dumps((0, _TELL, message), 5))
+
+    def close(self) -> None:
+        """End the channel from this side."""
+        self._end(ChannelClosed("closed on this side"))
+        self._transport.abort()
+
+    async def _send(self, number: int, kind: int, message: Any) -> None:
+        self._out.put_nowait(pickle.dumps((number, kind, message), 5))
+        while self._out.qsize() > WAITING_FRAMES and not self.closed:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _serve(self, number: int, kind: int, message: Any) -> None:
+        if self._handler is None:
+            log.error("nobody handles %s here", type(message).__name__)
+            return
+        try:
+            reply, answer = await self._handler(message), _REPLY
+        except BurlaError as error:
+            reply, answer = error, _REFUSE
+        except ChannelClosed:
+            return
+        except Exception as error:
+            log.exception("handling %s", type(message).__name__)
+            reply = BurlaError(f"burla failed at {type(message).__name__}: {error!r}. Please report this.")
+            answer = _REFUSE
+        if kind == _ASK and not self.closed:
+            await self._send(number, answer, reply)
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._transport.write(await self._out.get())
+                self._room.set()
+        except ChannelClosed:
+            self._transport.abort()  # the reader says why
+
+    def _end(self, reason: ChannelClosed) -> None:
+        if self.closed is None:
+            self.closed = reason
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(self.closed)
+        self._room.set()
+        for task in list(self._tasks):
+            task.cancel()

@@ -1,0 +1,188 @@
+"""A client's connection to a head: one stream, kept up by a thread of its own, found again after a break.
+
+Everything asynchronous of a client lives in that thread; `ask` and `run` are the edge to the user's threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeVar
+
+from burla import protocol
+from burla.channel import Channel, ChannelClosed, CommTransport, StreamTransport, Transport
+from burla.clusters import local
+from burla.clusters.security import load_security
+from burla.config import CLIENT_LEASE_S
+from burla.errors import ClusterLost
+from burla.protocol import Beat, Hello, Welcome
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 5.0
+AGAIN_S = 0.2
+_T = TypeVar("_T")
+
+
+class Target(Protocol):
+    """Where a head is. `open` returns a new transport to it; `lost` tells whether it is worth trying again."""
+
+    async def open(self) -> Transport: ...
+    def lost(self) -> bool: ...
+
+
+class DaskTarget:
+    """A head in a Dask scheduler."""
+
+    def __init__(self, address: str, security: Any):
+        self.address = address
+        self.security = security
+
+    async def open(self) -> Transport:
+        from distributed.comm import connect
+
+        from burla.node.plugin import STREAM_OP
+
+        arguments = self.security.get_connection_args("client") if self.security is not None else {}
+        comm = await connect(self.address, timeout=10, **arguments)
+        await comm.write({"op": STREAM_OP, "reply": False})
+        return CommTransport(comm)
+
+    def lost(self) -> bool:
+        return False
+
+
+class LocalTarget:
+    """The head of the local cluster, which may have another address after a crash."""
+
+    def __init__(self) -> None:
+        self._security = load_security(local.folder())
+
+    async def open(self) -> Transport:
+        ready = local.find()
+        if ready is None:
+            raise ChannelClosed("the local cluster has ended")
+        return await DaskTarget(ready.address, self._security).open()
+
+    def lost(self) -> bool:
+        return not local.is_up(local.folder())
+
+
+class NestedTarget:
+    """The head of the call that we are in, through its node: a child holds no keys."""
+
+    def __init__(self, nested: protocol.Nested):
+        self._fd: int | None = nested.fd
+
+    async def open(self) -> Transport:
+        if self._fd is None:
+            raise ChannelClosed("the node is gone")
+        fd, self._fd = self._fd, None
+        reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
+        return StreamTransport(reader, writer)
+
+    def lost(self) -> bool:
+        return self._fd is None
+
+
+class Connection:
+    """See the module. Raises OSError if there is nobody at the target."""
+
+    def __init__(self, target: Target):
+        self.target = target
+        self.welcome: Welcome | None = None
+        self._session = secrets.token_hex(8)
+        self._channel: Channel | None = None
+        self._connecting: asyncio.Task[Channel] | None = None
+        self._pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="burla-client", daemon=True)
+        self._thread.start()
+        try:
+            self.run(self._connected())
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether this process made it, and its stream is up."""
+        return self._pid == os.getpid() and self._channel is not None and self._channel.closed is None
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run a coroutine in the connection's thread, and wait for it here."""
+        return self.begin(work).result()
+
+    def begin(self, work: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
+        """Run a coroutine in the connection's thread."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def ask(self, message: Any) -> Any:
+        """Ask the head once. Raises ClusterLost, or the error with which it refused."""
+        return self.run(self.ask_once(message))
+
+    async def ask_once(self, message: Any) -> Any:
+        try:
+            return await (await self._connected()).ask(message)
+        except OSError as error:
+            raise ClusterLost(f"the cluster went away: {error}") from error
+
+    async def ask_again(self, message: Any) -> Any:
+        """Ask the head something that may be asked twice; find it again after a break."""
+        until = self._loop.time() + CLIENT_LEASE_S
+        while True:
+            try:
+                return await (await self._connected()).ask(message)
+            except OSError as error:
+                if self.target.lost() or self._loop.time() > until:
+                    raise ClusterLost(f"the cluster went away: {error}") from error
+                log.info("looking for the cluster again: %s", error)
+                await asyncio.sleep(AGAIN_S)
+
+    async def tell(self, message: Any) -> None:
+        """Tell the head something; one that is gone needs to know nothing."""
+        if self._channel is not None:
+            self._channel.post(message)
+
+    async def _connected(self) -> Channel:
+        if self._channel is not None and self._channel.closed is None:
+            return self._channel
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.ensure_future(self._connect())
+        return await asyncio.shield(self._connecting)
+
+    async def _connect(self) -> Channel:
+        channel = Channel(await self.target.open())
+        self._serving = asyncio.ensure_future(channel.run())
+        self.welcome = await channel.ask(Hello(self._session))
+        channel.spawn(self._beat(channel))
+        self._channel = channel
+        return channel
+
+    async def _beat(self, channel: Channel) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            channel.post(Beat())
+
+    def close(self) -> None:
+        """End the stream and the thread."""
+        if self._pid != os.getpid() or self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._end)
+        self._thread.join(timeout=5)
+        with contextlib.suppress(RuntimeError):  # the thread did not end in time: it is a daemon
+            self._loop.close()
+
+    def _end(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.call_soon(self._loop.stop)

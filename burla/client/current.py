@@ -1,0 +1,130 @@
+"""Which cluster a call of this process goes to: the one that was chosen, the caller's own in a call, else the local one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from burla import protocol
+from burla.client.connection import Connection, DaskTarget, LocalTarget, NestedTarget, Target
+from burla.clusters import local
+from burla.clusters.supervisor import Ready
+from burla.errors import ClusterBusy, ClusterLost, InvalidType
+
+_lock = threading.RLock()
+_chosen: Target | None = None
+_connection: Connection | None = None
+_TRIES = 3  # a local cluster may end, idle, in the moment it is found
+
+
+def use(target: Any) -> None:
+    """Send calls of this process to a Dask scheduler: an address, a `distributed.Client`, or None for the local cluster.
+
+    Raises InvalidType for anything else, OSError if nobody answers there.
+    """
+    global _chosen
+    from burla.clusters.borrowed import prepare
+
+    if target is None:
+        chosen = None
+    else:
+        scheduler = getattr(target, "scheduler", None)
+        address = target if isinstance(target, str) else getattr(scheduler, "address", None)
+        if not isinstance(address, str):
+            raise InvalidType(f"burla.use({target!r}): give the address of a Dask scheduler, or a distributed.Client.")
+        security = getattr(target, "security", None)
+        prepare(address, security)
+        chosen = DaskTarget(address, security)
+    with _lock:
+        forget()
+        _chosen = chosen
+
+
+def forget() -> None:
+    """Drop the connection of this process; the next call makes a new one."""
+    global _connection
+    with _lock:
+        connection, _connection = _connection, None
+    if connection is not None:
+        connection.close()
+
+
+def begin() -> None:
+    """Start the local cluster if a call would need it, without waiting: what comes next can be done meanwhile."""
+    if _chosen is None and protocol.nested is None and not (_connection is not None and _connection.alive):
+        local.start()
+
+
+def connection(say: Callable[[str], None]) -> Connection:
+    """Return a live connection to the cluster in use; `say` is told if a local one was started for it."""
+    global _connection
+    with _lock:
+        if _connection is not None and _connection.alive:
+            return _connection
+        forget()
+        if protocol.nested is not None:
+            _connection = Connection(NestedTarget(protocol.nested))
+        elif _chosen is not None:
+            _connection = Connection(_chosen)
+        else:
+            _connection = _local(say)
+        return _connection
+
+
+def _local(say: Callable[[str], None]) -> Connection:
+    error: Exception | None = None
+    for _ in range(_TRIES):
+        process = local.start()
+        ready = local.wait(process)
+        if ready.source != local.source_key():
+            _replace(ready)
+            continue
+        try:
+            connection = Connection(LocalTarget())
+        except OSError as failed:
+            error = failed
+            continue
+        if connection.welcome is not None and connection.welcome.closing:
+            connection.close()
+            local.wait_for_end()
+            continue
+        if process is not None:
+            say(f"started a local cluster: {describe(ready)}")
+        return connection
+    raise ClusterLost(f"the local cluster cannot be reached: {error}. Its log: {local.folder() / local.LOG_FILE}")
+
+
+def describe(ready: Ready) -> str:
+    """Return in words how large the local cluster is and when it ends."""
+    minutes = ready.idle_after_s / 60
+    ends = (
+        "when no client is connected"
+        if not minutes
+        else f"after {minutes:g} min idle"
+        if minutes >= 1
+        else f"after {ready.idle_after_s:g} s idle"
+    )
+    return f"{ready.cpus} CPU{'s' if ready.cpus != 1 else ''}, ends {ends}"
+
+
+def _replace(ready: Ready) -> None:
+    """End a cluster of another version if it is idle. Raises ClusterBusy if it is not."""
+    busy = local.stop(ready, only_if_idle=True)
+    if busy:
+        raise ClusterBusy(
+            f"the local cluster (pid {ready.pid}) is of another version of burla or Python and still runs "
+            f"{', '.join(busy)}. Wait for it, or end it: burla cluster stop",
+        )
+
+
+def _after_fork() -> None:
+    """A forked process has the connection's object, but not its thread."""
+    global _connection, _lock
+    _connection = None
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,249 @@
+"""The background process of the local cluster: imports Dask once, forks head and node, restarts either when it dies.
+
+    python -P -m burla.clusters.supervisor FOLDER SOURCE
+
+It holds the lock of the folder as long as it lives: that, and no pid, is what "the cluster is up" means. Head and node
+hold the read end of a pipe whose other end only the supervisor has, and end when it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from burla import config
+from burla.clusters import locks
+
+log = logging.getLogger("burla.supervisor")
+
+HOST = "127.0.0.1"
+READY_FILE = "ready.json"
+IDLE_EXIT = 0  # of the head: it ended on purpose
+PORT_TAKEN = 98
+AGAIN_S = (0.0, 0.1, 0.5, 2.0)  # before the next start of something that keeps dying
+STEADY_S = 10.0  # who lived longer starts again at once
+
+DASK_SETTINGS = {
+    "distributed.scheduler.work-stealing": False,
+    "distributed.scheduler.allowed-failures": 1_000_000,
+    "distributed.scheduler.no-workers-timeout": None,
+    "distributed.scheduler.worker-ttl": "1 hour",  # our own lease is monotonic; Dask's follows the wall clock
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+    "distributed.admin.system-monitor.interval": "30s",
+    "distributed.admin.system-monitor.disk": False,
+    "distributed.admin.tick.interval": "5s",
+    "distributed.admin.tick.limit": "60s",
+}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What the ready file says; written by rename once the head listens."""
+
+    address: str
+    source: str  # which burla and Python it is
+    pid: int  # of the supervisor
+    cpus: int
+    idle_after_s: float
+
+
+def read_ready(folder: Path) -> Ready | None:
+    """Return what the ready file says, or None if there is none."""
+    try:
+        return Ready(**json.loads((folder / READY_FILE).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+class Supervisor:
+    """Keeps one head and one node."""
+
+    def __init__(self, folder: Path, source: str, lock: int):
+        from dask.system import CPU_COUNT  # pyright: ignore[reportAttributeAccessIssue]
+
+        self._folder = folder
+        self._source = source
+        self._lock = lock
+        self._cpus = config.local_cpus() or CPU_COUNT
+        self._idle_after_s = config.local_idle_s()
+        self._pids: dict[int, str] = {}
+        self._started: dict[str, float] = {}
+        self._failures = {"head": 0, "node": 0}
+        self._port = 0
+        self._lifeline, self._our_end = os.pipe()
+        self._stop = False
+        self._children = os.path.join(folder, "work")
+
+    def run(self) -> None:
+        """Supervise until the head is idle or a signal comes; then nothing of the cluster is left."""
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        shutil.rmtree(self._children, ignore_errors=True)
+        os.makedirs(self._children, mode=0o700)
+        with contextlib.suppress(FileNotFoundError):
+            (self._folder / READY_FILE).unlink()  # of one that was killed
+        try:
+            self._start("node")  # it waits for the head, and prepares its children meanwhile
+            self._start("head")
+            while not self._stop:
+                try:
+                    pid, status = os.wait()
+                except InterruptedError:
+                    continue
+                self._ended(self._pids.pop(pid, ""), os.waitstatus_to_exitcode(status))
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                (self._folder / READY_FILE).unlink()
+            self._end_all()
+            shutil.rmtree(self._children, ignore_errors=True)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._stop = True
+        raise InterruptedError
+
+    def _ended(self, role: str, code: int) -> None:
+        if not role:
+            return
+        if role == "head" and code == IDLE_EXIT:
+            self._stop = True
+            return
+        if role == "head" and code == PORT_TAKEN:
+            self._port = 0
+        lived_s = time.monotonic() - self._started[role]
+        self._failures[role] = 0 if lived_s > STEADY_S else self._failures[role] + 1
+        log.warning("the %s ended with %s after %.1f s; starting another", role, code, lived_s)
+        time.sleep(AGAIN_S[min(self._failures[role], len(AGAIN_S) - 1)])
+        self._start(role)
+
+    def _start(self, role: str) -> None:
+        self._started[role] = time.monotonic()
+        if role == "head":
+            address, told = os.pipe()
+            self._fork(role, lambda: self._head(told))
+            os.close(told)
+            with os.fdopen(address, "rb") as reading:
+                text = reading.read().decode()
+            if text:  # else it died, and os.wait() says so
+                self._port = int(text.rsplit(":", 1)[1])
+                self._write_ready(text)
+        else:
+            self._fork(role, self._node)
+
+    def _fork(self, role: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        pid = os.fork()
+        if pid:
+            self._pids[pid] = role
+            return
+        code = 1
+        try:
+            os.close(self._our_end)
+            os.close(self._lock)  # only the supervisor's life counts
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            code = asyncio.run(self._live(work()))
+        except BaseException:
+            logging.getLogger(f"burla.{role}").exception("the %s failed", role)
+        finally:
+            os._exit(code)
+
+    async def _live(self, work: Coroutine[Any, Any, None]) -> int:
+        """Run the work until it is done or the supervisor is gone."""
+        gone = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._lifeline, gone.set)
+        loop.add_signal_handler(signal.SIGTERM, gone.set)
+        working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(gone.wait())
+        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
+        loop.remove_reader(self._lifeline)
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working], timeout=3)
+            return 1
+        error = working.exception()
+        if isinstance(error, OSError) and self._port:
+            log.warning("the head cannot listen at its old port: %s", error)
+            return PORT_TAKEN
+        if error is not None:
+            raise error
+        return IDLE_EXIT
+
+    async def _head(self, told: int) -> None:
+        from burla.clusters.security import load_security
+        from burla.head.main import run_head
+
+        def ready(address: str) -> None:
+            os.write(told, address.encode())
+            os.close(told)
+
+        folder = Path(self._children) / f"head-{os.getpid()}"
+        await run_head(HOST, self._port, load_security(self._folder), folder, self._idle_after_s, ready)
+
+    async def _node(self) -> None:
+        from burla.clusters.security import load_security
+        from burla.node.main import run_node
+
+        def address() -> str | None:
+            ready = read_ready(self._folder)
+            return ready.address if ready else None
+
+        await run_node(address, load_security(self._folder), HOST, self._cpus, self._children)
+
+    def _write_ready(self, address: str) -> None:
+        ready = Ready(address, self._source, os.getpid(), self._cpus, self._idle_after_s)
+        new = self._folder / f"{READY_FILE}.new"
+        new.write_text(json.dumps(asdict(ready)))
+        new.rename(self._folder / READY_FILE)
+
+    def _end_all(self) -> None:
+        """Ask head and node to end, and see to it that they do."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.close(self._our_end)
+        until = time.monotonic() + 5
+        while self._pids and time.monotonic() < until:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            self._pids.pop(pid, None)
+            time.sleep(0.01 if not pid else 0)
+        for pid in self._pids:
+            os.kill(pid, signal.SIGKILL)
+
+
+def main(folder: Path, source: str) -> None:
+    """Run the local cluster of a folder, unless one runs already."""
+    os.umask(0o077)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s")
+    lock = locks.try_lock(folder / "lock", wait_s=2.0)
+    if lock is None:
+        log.info("another one runs")
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    import dask.config
+
+    dask.config.set(DASK_SETTINGS)
+    import burla.head.main
+    import burla.node.main  # noqa: F401  before the fork: the imports are nearly all that a start costs
+
+    Supervisor(folder, source, lock).run()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,47 @@
+"""Settings, from environment variables, read when they are asked for."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from burla.errors import InvalidValue
+
+FUNCTION_LIMIT_BYTES = 100_000_000
+INPUT_LIMIT_BYTES = 200_000_000
+START_TIMEOUT_S = 60.0  # how long a job waits for the first node
+CLIENT_LEASE_S = 60.0  # a client that is silent for longer is given up, and its attached jobs with it
+CLIENT_GONE_S = 5.0  # a client whose connection ended has this long to come back
+
+
+def home() -> Path:
+    """Return the folder of all state: `BURLA_HOME`, else `~/.burla`."""
+    return Path(os.environ.get("BURLA_HOME") or Path.home() / ".burla")
+
+
+def local_idle_s() -> float:
+    """Return after how many idle seconds the local cluster ends: `BURLA_LOCAL_IDLE_S`, else 300.
+
+    Raises InvalidValue if the variable is not a number of at least 0.
+    """
+    return _number("BURLA_LOCAL_IDLE_S", 300.0)
+
+
+def local_cpus() -> int | None:
+    """Return how many slots the local cluster has: `BURLA_LOCAL_CPUS`, else None (as many as there are CPUs)."""
+    value = _number("BURLA_LOCAL_CPUS", 0.0)
+    return int(value) or None
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value >= 0 and math.isfinite(value)):
+        raise InvalidValue(f"{name}={text!r} in the environment: it must be a number of at least 0.")
+    return value

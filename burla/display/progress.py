@@ -1,0 +1,158 @@
+"""How a job stands, folded from its snapshots and apart from any drawing. Time is passed in."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from burla.protocol import JobState, Snapshot
+
+RATE_WINDOW_S = 10.0
+SAMPLE_EVERY_S = 0.25
+RATE_SAMPLES = 3  # calls that end together, every 20 s, still give a steady rate
+
+PHASES = {
+    JobState.RECEIVING: "uploading",
+    JobState.WAITING: "waiting for a free CPU",
+    JobState.RUNNING: "running",
+    JobState.STOPPING: "stopping",
+    JobState.DONE: "done",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "cancelled",
+}
+
+
+class Progress:
+    """One job as a person wants to see it; `total` is None while the number of inputs is not known."""
+
+    def __init__(self, function_name: str, total: int | None, started_s: float):
+        self.function_name = function_name
+        self.started_s = started_s
+        self.notices: list[str] = []
+        self._total = total
+        self._snapshot: Snapshot | None = None
+        self._samples: deque[tuple[float, int]] = deque()  # (time, done); the rate is from the first to the last
+
+    def apply(self, snapshot: Snapshot, now_s: float) -> None:
+        """Take in the newest snapshot."""
+        self._snapshot = snapshot
+        if snapshot.state is not JobState.RECEIVING:
+            self._total = snapshot.total
+        self._sample(snapshot, now_s)
+
+    def notice(self, text: str) -> None:
+        """Take in a sentence for the user."""
+        self.notices.append(text)
+
+    @property
+    def state(self) -> JobState | None:
+        """None before the first snapshot."""
+        return self._snapshot.state if self._snapshot else None
+
+    @property
+    def total(self) -> int | None:
+        return self._total
+
+    @property
+    def done(self) -> int:
+        return self._snapshot.done if self._snapshot else 0
+
+    @property
+    def running(self) -> int:
+        return self._snapshot.running if self._snapshot else 0
+
+    @property
+    def nodes(self) -> int:
+        return self._snapshot.nodes if self._snapshot else 0
+
+    @property
+    def fraction(self) -> float | None:
+        """From 0 to 1, or None before the number of inputs is known to the head."""
+        if not self._total or self.state in (None, JobState.RECEIVING):
+            return None
+        return min(1.0, self.done / self._total)
+
+    @property
+    def phase(self) -> str:
+        """What the job does now, in words."""
+        if self.state is None:
+            return "connecting"
+        if self.state in (JobState.WAITING, JobState.RUNNING) and not self.nodes:
+            return "waiting for a node"
+        return PHASES[self.state]
+
+    def elapsed_s(self, now_s: float) -> float:
+        """Return the seconds since the start."""
+        return max(0.0, now_s - self.started_s)
+
+    def rate_per_s(self, now_s: float) -> float | None:
+        """Return calls finished per second over the last 10 s, or since the first if they are few, or None if none."""
+        if len(self._samples) < 2:
+            return None
+        (from_s, from_done), (last_s, last_done) = self._samples[0], self._samples[-1]
+        gaps = len(self._samples) - 1
+        # Until the next results are overdue, waiting for them says nothing about the rate.
+        span_s = max(last_s - from_s, (now_s - from_s) * gaps / (gaps + 1))
+        return (last_done - from_done) / span_s if span_s > 0 else None
+
+    def eta_s(self, now_s: float) -> float | None:
+        """Return the seconds until the last call is done, or None when that is not known."""
+        rate_per_s = self.rate_per_s(now_s)
+        if rate_per_s is None or self._total is None or self.state is not JobState.RUNNING:
+            return None
+        left_s = self._samples[-1][0] + (self._total - self.done) / rate_per_s - now_s
+        return max(0.0, left_s) if left_s > -1.0 else None  # long overdue: nobody knows
+
+    def fields(self, now_s: float) -> list[str]:
+        """Return the parts of a status line, in order: the first matters most, then the last ones."""
+        elapsed = duration_text(self.elapsed_s(now_s))
+        if self.state is JobState.RECEIVING and self._snapshot and self._snapshot.total:
+            return [self.phase, f"{self._snapshot.total:,} inputs", elapsed]
+        if self._total is None or self.fraction is None:
+            return [self.phase, elapsed]
+        total = f"{self._total:,}"
+        fields = [f"{self.done:>{len(total)},}/{total}"]
+        if self.phase != "running":
+            return [*fields, self.phase, elapsed]
+        fields.append(f"{self.running:,} running")
+        rate_per_s = self.rate_per_s(now_s)
+        if rate_per_s is not None:
+            fields.append(rate_text(rate_per_s))
+        eta_s = self.eta_s(now_s)
+        fields.append(elapsed if eta_s is None else f"eta {duration_text(eta_s)}")
+        return fields
+
+    def line(self, now_s: float) -> str:
+        """Return the status as plain text, without a bar."""
+        return "  ".join([self.function_name, *self.fields(now_s)])
+
+    def _sample(self, snapshot: Snapshot, now_s: float) -> None:
+        samples = self._samples
+        idle = snapshot.done == 0 and snapshot.running == 0
+        if not samples or idle:
+            samples.clear()
+            samples.append((now_s, snapshot.done))
+            return
+        if snapshot.done <= samples[-1][1]:
+            return
+        if len(samples) > 1 and now_s - samples[-2][0] < SAMPLE_EVERY_S:
+            samples.pop()
+        samples.append((now_s, snapshot.done))
+        while len(samples) > RATE_SAMPLES + 1 and samples[1][0] <= now_s - RATE_WINDOW_S:
+            samples.popleft()
+
+
+def duration_text(seconds: float) -> str:
+    """Return `0:12`, `1:02:03`, or `2 d 3 h`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24:,} d {hours % 24} h"
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def rate_text(rate_per_s: float) -> str:
+    """Return `1,234/s`, `3.1/s`, `12/min` or `2.5/h`, so that slow calls do not read as none."""
+    for rate, unit in ((rate_per_s, "s"), (rate_per_s * 60, "min")):
+        if rate >= 1:
+            return f"{rate:,.0f}/{unit}" if rate >= 9.95 else f"{rate:.1f}/{unit}"
+    return f"{rate_per_s * 3600:.1f}/h"

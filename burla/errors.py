@@ -1,0 +1,152 @@
+"""Every error that burla raises: one tree, importable from `burla`.
+
+BurlaError
+├── InvalidValue (ValueError), InvalidType (TypeError)   an argument of the call is not allowed
+├── FunctionTooBig, FunctionNotPicklable                 the function cannot be sent
+├── InputTooBig, InputNotPicklable                       an input cannot be sent
+├── ArgumentMismatch (TypeError)                         a tuple does not fit the function's signature
+├── ResultNotPicklable                                   a result cannot come back
+├── RemoteError                                          an exception that cannot be rebuilt here
+├── CallExited                                           the function raised SystemExit or the like
+├── WorkerCrashed                                        a call killed its process
+├── NoNodes, NoCompatibleNodes                           nothing can run the calls
+├── JobCancelled                                         somebody else stopped the job
+├── NotAvailableYet (NotImplementedError)                a parameter that a later version will honour
+└── ClusterError
+    ├── ClusterStartFailed                               the local cluster does not start
+    ├── ClusterLost                                      the cluster went away under a running job
+    ├── ClusterBusy                                      another version of burla is in use there
+    └── UnsafeFiles                                      keys that somebody else can read or write
+"""
+
+from __future__ import annotations
+
+import signal as _signal
+from typing import Any
+
+
+class BurlaError(Exception):
+    """What every error of burla derives from; its facts are attributes, and survive pickling."""
+
+    def __init__(self, message: str, **facts: Any):
+        super().__init__(message)
+        self.facts = facts
+
+    def __getattr__(self, name: str) -> Any:
+        facts = self.__dict__.get("facts", {})
+        if name in facts:
+            return facts[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[BurlaError], args: tuple[Any, ...], state: dict[str, Any]) -> BurlaError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class InvalidValue(BurlaError, ValueError):
+    """An argument has the right type and a value that is not allowed."""
+
+
+class InvalidType(BurlaError, TypeError):
+    """An argument has a type that is not allowed."""
+
+
+class FunctionTooBig(BurlaError, ValueError):
+    """The pickled function is over the limit. Facts: `size_bytes`, `limit_bytes`, `largest`."""
+
+
+class FunctionNotPicklable(BurlaError, TypeError):
+    """The function captures something that cannot be sent. Facts: `path`, `culprit_type`."""
+
+
+class InputTooBig(BurlaError, ValueError):
+    """One pickled input is over the limit. Facts: `index`, `size_bytes`, `limit_bytes`."""
+
+
+class InputNotPicklable(BurlaError, TypeError):
+    """One input cannot be sent; nothing has run. Facts: `index`, `path`, `culprit_type`."""
+
+
+class ArgumentMismatch(BurlaError, TypeError):
+    """A tuple, unpacked into arguments, does not fit the function's signature. Facts: `index`."""
+
+
+class ResultNotPicklable(BurlaError, TypeError):
+    """A call returned something that cannot come back. Facts: `index`, `type_name`."""
+
+
+class RemoteError(BurlaError):
+    """A call raised an exception that cannot be rebuilt here. Facts: `type_name`, `traceback`."""
+
+
+class CallExited(BurlaError):
+    """A call raised SystemExit, KeyboardInterrupt or the like. Facts: `type_name`, `code`."""
+
+
+class WorkerCrashed(BurlaError):
+    """A call ended its process, and did so again when retried alone.
+
+    Facts: `index`, `signal` (number or None), `exit_code` (or None), `attempts`.
+    """
+
+    @classmethod
+    def of(cls, index: int, signal: int | None, exit_code: int | None, attempts: int) -> WorkerCrashed:
+        how = f"was ended by {signal_name(signal)}" if signal else f"exited with code {exit_code}"
+        return cls(
+            f"input {index}: the process that ran it {how}, {attempts} times of {attempts}. "
+            "Other inputs are not to blame. Run the function on this input alone, here, to see why.",
+            index=index,
+            signal=signal,
+            exit_code=exit_code,
+            attempts=attempts,
+        )
+
+
+def signal_name(number: int | None) -> str:
+    """Return the name of a signal, or `signal 99` for one this system does not know."""
+    try:
+        return _signal.Signals(number or 0).name
+    except ValueError:
+        return f"signal {number}"
+
+
+class NoNodes(BurlaError):
+    """The cluster has no node, and none came in time. Facts: `waited_s`."""
+
+
+class NoCompatibleNodes(BurlaError):
+    """The cluster has nodes, and none fits what a call asks for. Facts: `asked`, `available`."""
+
+
+class JobCancelled(BurlaError):
+    """The job was stopped by somebody else, or because its client was silent for too long."""
+
+
+class NotAvailableYet(BurlaError, NotImplementedError):
+    """A parameter that is accepted, and that this version cannot honour."""
+
+
+class ClusterError(BurlaError):
+    """Something about the cluster, not about the function."""
+
+
+class ClusterStartFailed(ClusterError):
+    """The local cluster did not start. Facts: `log`, the path of its log."""
+
+
+class ClusterLost(ClusterError):
+    """The cluster went away under a running job. Finished results are on `burla_results`."""
+
+
+class ClusterBusy(ClusterError):
+    """The running cluster is of another version and has unfinished jobs, so it stays."""
+
+
+class UnsafeFiles(ClusterError):
+    """A file or folder with keys has a wrong owner or mode. Facts: `path`."""

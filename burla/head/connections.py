@@ -1,0 +1,218 @@
+"""One connection to the head: of a client, or of a node. Turns messages into calls of `Head`, and results into replies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from burla.channel import Channel, Transport
+from burla.errors import BurlaError, JobCancelled
+from burla.head.head import Head, Session
+from burla.protocol import (
+    PROTOCOL_VERSION,
+    AddInputs,
+    Beat,
+    Cancel,
+    ClusterStatus,
+    Forget,
+    GetPiece,
+    GetStatus,
+    Hello,
+    Join,
+    Joined,
+    Poll,
+    PutPiece,
+    Relay,
+    RelayEnded,
+    Released,
+    Submit,
+    Trade,
+    Welcome,
+    Work,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """What all connections share: the head, and its end. `idle_after_s` None: the head does not end by itself."""
+
+    def __init__(self, head: Head, idle_after_s: float | None, stop: Callable[[], None]):
+        self.head = head
+        self.idle_after_s = idle_after_s
+        self.closing = False
+        self._stop = stop
+
+    def stop(self) -> None:
+        """End the head: from now on clients are sent away."""
+        if not self.closing:
+            self.closing = True
+            asyncio.get_running_loop().call_later(0.05, self._stop)  # the reply goes first
+
+    def end(self, only_if_idle: bool) -> list[str]:
+        """Stop, unless that is only wanted if idle and it is not; return the names of unfinished jobs."""
+        unfinished = [job.spec.function_name for job in self.head.jobs.values() if not job.state.ended]
+        if not (only_if_idle and unfinished):
+            self.stop()
+        return unfinished
+
+    async def watch(self) -> None:
+        """Look at leases and idleness for ever."""
+        head, had_client, began = self.head, False, time.monotonic()
+        while True:
+            await asyncio.sleep(0.2 if self.idle_after_s == 0 else 1.0)
+            now = time.monotonic()
+            head.tick(now)
+            connected = any(session.channel is not None for session in head.sessions.values())
+            had_client = had_client or connected or now - began > 30
+            if self.idle_after_s is None or self.closing:
+                continue
+            idle_s = head.idle_for_s(now)
+            if self.idle_after_s == 0:
+                if had_client and not connected and idle_s > 0 and not head.jobs:
+                    self.stop()
+            elif idle_s > self.idle_after_s:
+                self.stop()
+
+
+class Connection:
+    """Serves one channel; who is at its other end shows in its first message."""
+
+    def __init__(self, service: Service, transport: Transport):
+        self._service = service
+        self._head = service.head
+        self._channel = Channel(transport, self._handle)
+        self._session: Session | None = None
+        self._node: str | None = None
+
+    async def run(self) -> None:
+        """Serve until the connection ends, then see to what it leaves behind."""
+        reason = await self._channel.run()
+        if self._node is not None:
+            self._head.leave(self._node, self._channel)
+        session = self._session
+        if session is not None and session.channel is self._channel:
+            session.channel = None
+            session.gone = session.seen = time.monotonic()
+            session.gone_cleanly = reason.clean
+            if not session.jobs:
+                self._head.sessions.pop(session.id, None)
+
+    async def _handle(self, message: Any) -> Any:
+        now = time.monotonic()
+        if self._session is not None:
+            self._session.seen = now
+            return await self._from_client(message, self._session)
+        if self._node is not None:
+            if self._node in self._head.nodes:
+                self._head.nodes[self._node].seen = now
+            return await self._from_node(message, self._node)
+        match message:
+            case Hello(session_id):
+                return self._welcome(session_id, now)
+            case Join(offer, address):
+                self._node = offer.id
+                self._head.join(offer, self._channel, address)
+                return Joined(self._head.trade_every_s)
+            case _:
+                raise BurlaError(f"{type(message).__name__} before Hello or Join")
+
+    def _welcome(self, session_id: str, now: float) -> Welcome:
+        head = self._head
+        if not self._service.closing:
+            session = self._session = head.session_of(session_id)
+            session.channel, session.gone, session.seen = self._channel, None, now
+            head.last_active = now
+        cpus = sum(node.offer.cpus for node in head.nodes.values())
+        return Welcome(PROTOCOL_VERSION, cpus, self._service.closing)
+
+    async def _from_node(self, message: Any, node: str) -> Any:
+        head = self._head
+        match message:
+            case Trade():
+                return self._trade(message, node)
+            case Released(job_id):
+                if job_id in head.jobs:
+                    head.released(head.jobs[job_id], node)
+            case Relay(session_id, parent, depth, inner):
+                session = head.session_of(session_id)
+                session.node, session.parent, session.depth = node, parent, depth
+                return await self._from_client(inner, session)
+            case RelayEnded(session_id):
+                if session_id in head.sessions:
+                    head.end_session(head.sessions[session_id], "the call that made it is gone")
+            case Beat():
+                pass
+            case GetPiece() | PutPiece():
+                return self._piece(message)
+            case _:
+                raise BurlaError(f"a node sent {type(message).__name__}")
+
+    def _trade(self, message: Trade, node: str) -> Work:
+        try:
+            return self._head.trade(node, message)
+        except Exception as error:  # a mistake of ours must end the job, not leave it hanging
+            log.exception("trading with %s", node)
+            if message.job in self._head.jobs:
+                failure = BurlaError(f"burla failed at the head: {error!r}. Please report this.")
+                self._head.cancel(self._head.jobs[message.job], failure)
+            return Work()
+
+    def _piece(self, message: GetPiece | PutPiece) -> bytes | None:
+        blobs = self._head.job(message.job).blobs
+        match message:
+            case GetPiece(_, blob, offset_bytes):
+                return blobs.get_piece(blob, offset_bytes)
+            case PutPiece(_, blob, data):
+                return blobs.put_piece(blob, data)
+
+    async def _from_client(self, message: Any, session: Session) -> Any:
+        head = self._head
+        match message:
+            case Beat():
+                return None
+            case Hello(session_id):
+                return self._welcome(session_id, time.monotonic()) if session.node is None else self._relayed()
+            case Submit(_, _, total):
+                if self._service.closing:
+                    raise JobCancelled("the cluster is ending; call again to start another")
+                job = head.submit(message, session)
+                return await job.events(0, 0.0 if total is None else 1.0)
+            case AddInputs(job_id, blocks, total):
+                head.add_inputs(head.job(job_id), blocks, last=total is not None)
+            case Poll(job_id, after, wait_s):
+                return await head.job(job_id).events(after, wait_s)
+            case Cancel(job_id):
+                if job_id in head.jobs:
+                    job = head.jobs[job_id]
+                    head.cancel(job, JobCancelled(f"job {job_id} was cancelled"))
+                    await job.over.wait()
+            case Forget(job_id):
+                if job_id in head.jobs:
+                    head.forget(head.jobs[job_id])
+            case GetPiece() | PutPiece():
+                return self._piece(message)
+            case GetStatus():
+                return self._status()
+            case _:
+                raise BurlaError(f"a client sent {type(message).__name__}")
+
+    def _relayed(self) -> Welcome:
+        cpus = sum(node.offer.cpus for node in self._head.nodes.values())
+        return Welcome(PROTOCOL_VERSION, cpus, closing=False)
+
+    def _status(self) -> ClusterStatus:
+        head = self._head
+        return ClusterStatus(
+            nodes=tuple(node.offer for node in head.nodes.values()),
+            jobs=tuple(job.status() for job in head.jobs.values()),
+            clients=sum(session.channel is not None for session in head.sessions.values()),
+            idle_after_s=self._service.idle_after_s,
+            idle_for_s=head.idle_for_s(time.monotonic()),
+        )
+
+
+__all__ = ["Connection", "Service"]

@@ -1,0 +1,75 @@
+"""Shows leases to Dask: one long task, pinned to the node, per lease that lasts longer than a moment.
+
+The task does nothing but wait: who runs what is `place`'s decision, and begins by a message to the node, which is faster.
+It makes a busy cluster look busy, to Dask's dashboard, to adaptive scaling, to idle timeouts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from distributed import Client, Future, Scheduler
+
+if TYPE_CHECKING:
+    from burla.head.head import Head
+
+log = logging.getLogger(__name__)
+
+MOMENT_S = 1.0
+
+
+class LeaseTasks:
+    """Keeps the tasks in step with the leases of `head`."""
+
+    head: Head
+
+    def __init__(self, scheduler: Scheduler, hold_lease: Callable[[str], Coroutine[Any, Any, None]]):
+        self._scheduler = scheduler
+        self._hold_lease = hold_lease
+        self._client: Client | None = None
+        self._shown: dict[tuple[str, str], Future] = {}  # (job, node)
+        self._updating: asyncio.Task[None] | None = None
+
+    def changed(self) -> None:
+        """A lease began or ended; look in a moment."""
+        if self._updating is None or self._updating.done():
+            self._updating = asyncio.ensure_future(self._update())
+
+    async def _update(self) -> None:
+        while True:
+            await asyncio.sleep(MOMENT_S)
+            wanted = {
+                (job_id, node)
+                for job_id, job in self.head.jobs.items()
+                for node, slots in job.granted.items()
+                if slots and not job.state.ended
+            }
+            if wanted == self._shown.keys():
+                return
+            if self._client is None:  # not at the plugin's start: awaiting a client there deadlocks
+                self._client = await Client(
+                    self._scheduler.address,
+                    security=self._scheduler.security,
+                    asynchronous=True,
+                    set_as_default=False,
+                )
+            for job_id, node in wanted - self._shown.keys():
+                if node not in self.head.nodes:
+                    continue
+                key = f"burla-lease-{job_id}-{node}"
+                workers = [self.head.nodes[node].address]
+                self._shown[job_id, node] = self._client.submit(
+                    self._hold_lease, job_id, key=key, workers=workers, pure=False
+                )
+            for lease in self._shown.keys() - wanted:
+                self._shown.pop(lease).release()
+
+    async def close(self) -> None:
+        """The scheduler ends."""
+        if self._updating is not None:
+            self._updating.cancel()
+        if self._client is not None:
+            await self._client.close()

@@ -1,0 +1,299 @@
+"""Decides how many slots each job has on each node: pure, without clock, and the same answer for the same question.
+
+A slot is room for one call. The plan starts from the slots held now and is improved until nothing improves it:
+
+1. The job with the fewest CPUs takes a slot (ties: the deeper job, then the earlier one): in room that is free now,
+   else in room that is idle or about to be released, else in room of jobs that stay richer than it was. A job without
+   any slot may also take the last slots of jobs that come after it, so no stream of small jobs starves it.
+2. A job keeps what it holds until a poorer one takes it, so a plan that was carried out is its own next plan.
+
+What is granted at once is the plan as far as the slots held now leave room for it. Room taken from others comes free
+when their calls end; until then it stays reserved, because the next plan gives it to the same poorer job again.
+
+Room is a list of numbers per node: CPUs, RAM, GPUs. CPUs are one number per depth D of jobs: those of the node, and
+those lent by calls shallower than D, less those used at depths up to D. A slot counts at its own depth and deeper.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from burla.protocol import NodeOffer
+
+ANY_GPU = "any"
+SHOWN_KINDS = 5  # so many kinds of nodes are spelled out in an error
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a job asks of the nodes; `unfinished` inputs have no outcome yet, and 0 means that the job is ending."""
+
+    job: str
+    order: int
+    depth: int
+    func_cpu: int
+    func_ram_bytes: int | None
+    func_gpu: str | None
+    image: str | None
+    unfinished: int
+    max_parallelism: int | None
+
+    @property
+    def limit(self) -> int:
+        """How many slots the job can use."""
+        return self.unfinished if self.max_parallelism is None else min(self.unfinished, self.max_parallelism)
+
+
+def place(
+    jobs: Sequence[Demand],
+    nodes: Sequence[NodeOffer],
+    held: Mapping[tuple[str, str], int],
+    lent: Mapping[str, Mapping[int, int]],
+) -> dict[tuple[str, str], int]:
+    """Return the slots by (job, node) that each job may have from now on; safe to carry out at once, in any order.
+
+    `held` are slots in use or granted and not yet released, `lent` CPUs by node and depth of the calls that wait for a
+    nested job. A slot held at a node that is not among `nodes` is lost: it counts nowhere. Where a job holds slots, the
+    answer has an entry, even 0. Raises KeyError if a job in `held` is not among `jobs`.
+    """
+    plan = _Plan(jobs, nodes, held, lent)
+    while plan.deal():
+        pass
+    return plan.grants()
+
+
+def fits(job: Demand, node: NodeOffer) -> bool:
+    """Return whether one slot of the job fits on the node when it is empty."""
+    return (
+        job.func_cpu <= node.cpus
+        and (job.func_ram_bytes or 0) <= node.ram_bytes
+        and (job.func_gpu is None or _gpus(node, job.func_gpu) > 0)
+        and (job.image is None or job.image == node.image)
+    )
+
+
+def explain_misfit(job: Demand, nodes: Sequence[NodeOffer]) -> tuple[str, str]:
+    """Return in words what the job asks for and what the nodes have."""
+    asked = [f"func_cpu={job.func_cpu}"]
+    asked += [f"func_ram={job.func_ram_bytes / 1e9:g} GB"] if job.func_ram_bytes else []
+    asked += [f"func_gpu={job.func_gpu!r}"] if job.func_gpu else []
+    asked += [f"image={job.image!r}"] if job.image else []
+    kinds = Counter(_describe(node) for node in nodes).most_common()
+    have = [f"{_plural(count, 'node')}: {kind}" for kind, count in kinds[:SHOWN_KINDS]]
+    have += [f"{_plural(sum(count for _, count in kinds[SHOWN_KINDS:]), 'other node')}"] if kinds[SHOWN_KINDS:] else []
+    return ", ".join(asked), "; ".join(have) or "no nodes"
+
+
+def _describe(node: NodeOffer) -> str:
+    gpus = " + ".join(f"{count} {kind}" for kind, count in sorted(node.gpus.items()) if count) or "no GPU"
+    ram_gb = math.floor(node.ram_bytes / 1e8) / 10  # rounded down: never as much as was asked for and is not there
+    image = f"image {node.image}" if node.image else "no image"
+    return f"{_plural(node.cpus, 'CPU')}, {ram_gb:g} GB RAM, {gpus}, {image}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _gpus(node: NodeOffer, kind: str) -> int:
+    return sum(node.gpus.values()) if kind == ANY_GPU else node.gpus.get(kind, 0)
+
+
+class _Source(Enum):
+    FREE = 0  # nobody holds it
+    IDLE = 1  # held by jobs that end, or that have more slots than unfinished inputs; or already taken from a job
+    RICHER = 2  # of jobs that stay richer, see `_Plan._may_lose`
+
+
+_Costs = tuple[tuple[int, int], ...]  # (position in a node's room, amount) of one slot
+
+
+class _Plan:
+    """Slots by node and job, from those held on to those that nothing improves; jobs and nodes are numbers in here."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Demand],
+        nodes: Sequence[NodeOffer],
+        held: Mapping[tuple[str, str], int],
+        lent: Mapping[str, Mapping[int, int]],
+    ):
+        self.jobs = sorted(jobs, key=lambda job: (-job.depth, job.order, job.job))  # the smaller number wins a tie
+        self.nodes = nodes
+        self.depths = sorted({job.depth for job in jobs})
+        kinds = {kind for node in nodes for kind in node.gpus} | {job.func_gpu for job in jobs if job.func_gpu}
+        self.kinds = [ANY_GPU, *sorted(kinds - {ANY_GPU})]
+        self.needs = [self._costs(job, [job.func_gpu]) for job in self.jobs]
+        # which GPU a call that takes any was given is not known here, so it counts against every kind
+        used_kinds = {ANY_GPU: self.kinds, None: []}
+        self.uses = [self._costs(job, used_kinds.get(job.func_gpu, [ANY_GPU, job.func_gpu])) for job in self.jobs]
+        self.touched = [frozenset(at for at, _ in uses) for uses in self.uses]
+        self.total = [0] * len(jobs)  # planned slots, job by job
+        self.left = [-job.func_cpu for job in self.jobs]  # planned CPUs, were the job to lose a slot
+        self.idle: set[int] = set()  # jobs with more slots than unfinished inputs
+        self.lent = [lent.get(node.id, {}) for node in nodes]
+        self.held: list[dict[int, int]] = [{} for _ in nodes]
+        self.unheld = [self._capacity(*pair) for pair in zip(nodes, self.lent, strict=True)]  # room beside what is held
+        job_number = {job.job: number for number, job in enumerate(self.jobs)}
+        node_number = {node.id: number for number, node in enumerate(nodes)}
+        for (job_id, node_id), count in held.items():
+            job, node = job_number[job_id], node_number.get(node_id)
+            if count > 0 and node is not None:
+                self.held[node][job] = count
+                _occupy(self.unheld[node], self.uses[job], count)
+                self._tally(job, count)
+        self.slots = [dict(slots) for slots in self.held]  # the plan
+        self.room = [list(room) for room in self.unheld]  # room beside the plan
+        self.free = [list(room) for room in self.unheld]  # room beside the plan and what is held
+        self.order = [self._order(job) for job in range(len(self.jobs))]
+        for number, job in enumerate(self.jobs):
+            if job.max_parallelism is not None:
+                self._shed(number, self.total[number] - job.max_parallelism)
+
+    def deal(self) -> bool:
+        """Deal slots until each job has what it can use or finds no more room; return whether any was dealt."""
+        queue = [(self._cpus(job), job) for job in range(len(self.jobs)) if self._wants(job) > 0]
+        heapq.heapify(queue)
+        spots = {job: self._spots(job) for _, job in queue}
+        spot = {job: next(spots[job], None) for _, job in queue}
+        dealt = False
+        while queue:
+            _, job = heapq.heappop(queue)
+            turns = 1 if queue else self._wants(job)  # in bulk when only one job wants more
+            while here := spot[job]:
+                if count := self._claim(job, *here, turns):
+                    self._add(job, here[0], count)
+                    dealt = True
+                    if self._wants(job) > 0:
+                        heapq.heappush(queue, (self._cpus(job), job))
+                    break
+                spot[job] = next(spots[job], None)
+        return dealt
+
+    def grants(self) -> dict[tuple[str, str], int]:
+        """Return the plan, less the growth that has no room yet beside what is held now."""
+        granted: dict[tuple[int, int], int] = {}
+        growth: list[tuple[int, int]] = []
+        held_total = [sum(slots.get(job, 0) for slots in self.held) for job in range(len(self.jobs))]
+        for node, slots in enumerate(self.slots):
+            for job in self.held[node].keys() | slots.keys():
+                held, planned = self.held[node].get(job, 0), slots.get(job, 0)
+                granted[job, node] = min(held, planned) if self.jobs[job].unfinished else 0
+                if planned > held:
+                    growth.append((job, node))
+        for job, node in sorted(growth, key=lambda at: (held_total[at[0]] * self.jobs[at[0]].func_cpu, at)):
+            wanted = min(self.slots[node][job] - granted[job, node], self.jobs[job].limit - held_total[job])
+            count = max(0, min(wanted, _count(self.unheld[node], self.needs[job])))
+            _occupy(self.unheld[node], self.uses[job], count)
+            held_total[job] += count
+            granted[job, node] += count
+        return {
+            (self.jobs[job].job, self.nodes[node].id): count
+            for (job, node), count in sorted(granted.items())
+            if count or job in self.held[node]
+        }
+
+    def _spots(self, job: int) -> Iterator[tuple[int, _Source]]:
+        """Yield where the job may find room, best first; later spots are worked out only when earlier ones are used."""
+        order = self.order[job]
+        yield from ((node, _Source.FREE) for node in order)
+        for node in order:
+            if self.room[node] != self.free[node] or not self.idle.isdisjoint(self.slots[node]):
+                yield node, _Source.IDLE
+        if any(self._may_lose(other, job) for other in range(len(self.jobs))):
+            # the node that lacks least is waited for: it was so in the last plan too, and lacks less by now
+            lacks = {n: [max(0, amount - self.free[n][at]) for at, amount in self.needs[job]] for n in order}
+            yield from ((node, _Source.RICHER) for node in sorted(order, key=lambda node: lacks[node]))
+
+    def _claim(self, job: int, node: int, source: _Source, turns: int) -> int:
+        """Return how many slots the job may add at the node, after taking them from others where that is needed."""
+        if source is _Source.FREE:
+            return min(turns, _count(self.free[node], self.needs[job]))
+        taken: list[int] = []
+        room = self.room[node]
+        while short := [at for at, amount in self.needs[job] if room[at] < amount]:
+            if (loser := self._loser(job, node, source, short[0])) is None:
+                for other in taken:
+                    self._add(other, node, 1)
+                return 0
+            taken.append(loser)
+            self._add(loser, node, -1)
+        return 1
+
+    def _loser(self, job: int, node: int, source: _Source, short: int) -> int | None:
+        """Return which job gives up a slot at the node that relieves what is short there."""
+        slots = [other for other, count in self.slots[node].items() if count and short in self.touched[other]]
+        idle = [other for other in slots if other in self.idle]
+        if idle or source is _Source.IDLE:
+            return max(idle, default=None)
+        able = [(self.left[other], other) for other in slots if self._may_lose(other, job)]
+        return next((other for _, other in sorted(able, reverse=True) if self._runs(other, node)), None)
+
+    def _may_lose(self, other: int, job: int) -> bool:
+        left, mine = self.left[other], self._cpus(job)
+        return other != job and (left > mine or (left == mine == 0 and job < other))
+
+    def _runs(self, job: int, node: int) -> bool:
+        """Return whether a slot can come free: those of calls that wait for nested jobs stay until these are done."""
+        depth, slots = self.jobs[job].depth, self.slots[node]
+        alike = [other for other in slots if self.jobs[other].depth == depth] if depth in self.lent[node] else []
+        used = sum(slots[other] * self.jobs[other].func_cpu for other in alike)
+        return not alike or used - self.jobs[job].func_cpu >= self.lent[node][depth]
+
+    def _cpus(self, job: int) -> int:
+        return self.total[job] * self.jobs[job].func_cpu
+
+    def _wants(self, job: int) -> int:
+        return self.jobs[job].limit - self.total[job]
+
+    def _add(self, job: int, node: int, count: int) -> None:
+        before, held = self.slots[node].get(job, 0), self.held[node].get(job, 0)
+        after = self.slots[node][job] = before + count
+        self._tally(job, count)
+        _occupy(self.room[node], self.uses[job], count)
+        _occupy(self.free[node], self.uses[job], max(after, held) - max(before, held))
+
+    def _tally(self, job: int, count: int) -> None:
+        self.total[job] += count
+        self.left[job] = (self.total[job] - 1) * self.jobs[job].func_cpu
+        (self.idle.add if self.total[job] > self.jobs[job].unfinished else self.idle.discard)(job)
+
+    def _shed(self, job: int, count: int) -> None:
+        for node, slots in reversed(list(enumerate(self.slots))):
+            if (lost := min(count, slots.get(job, 0))) > 0:
+                self._add(job, node, -lost)
+                count -= lost
+
+    def _order(self, job: int) -> list[int]:
+        """Return the nodes that fit: where the job is already, then those whose GPUs it would not keep from others."""
+        wants_gpu = self.jobs[job].func_gpu is not None
+        return sorted(
+            (number for number, node in enumerate(self.nodes) if fits(self.jobs[job], node)),
+            key=lambda node: (job not in self.held[node], not wants_gpu and bool(self.nodes[node].gpus)),
+        )
+
+    def _capacity(self, node: NodeOffer, lent: Mapping[int, int]) -> list[int]:
+        cpus = [node.cpus + sum(cpus for depth, cpus in lent.items() if depth < limit) for limit in self.depths]
+        return [*cpus, node.ram_bytes, *(_gpus(node, kind) for kind in self.kinds)]
+
+    def _costs(self, job: Demand, gpus: Sequence[str | None]) -> _Costs:
+        """Return where one slot of the job counts, with one GPU of each of these kinds."""
+        ram_at = len(self.depths)
+        cpus = ((at, job.func_cpu) for at in range(self.depths.index(job.depth), ram_at))
+        ram = ((ram_at, job.func_ram_bytes),) if job.func_ram_bytes else ()
+        return (*cpus, *ram, *((ram_at + 1 + self.kinds.index(kind), 1) for kind in gpus if kind))
+
+
+def _occupy(room: list[int], uses: _Costs, count: int) -> None:
+    for at, amount in uses:
+        room[at] -= amount * count
+
+
+def _count(room: list[int], needs: _Costs) -> int:
+    """Return how many slots fit; none, never fewer, where more is used than there is."""
+    return max(0, min(room[at] // amount for at, amount in needs))

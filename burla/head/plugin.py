@@ -1,0 +1,80 @@
+"""The scheduler plugin: takes streams of clients and nodes, and installs the node side on every worker. No policy in it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distributed import Scheduler
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.protocol.pickle import dumps
+
+from burla.channel import CommTransport
+from burla.head.connections import Connection, Service
+from burla.head.head import Head
+from burla.head.leases import LeaseTasks
+from burla.node.plugin import STREAM_OP, NodePlugin, hold_lease
+
+PLUGIN_NAME = "burla-head"
+STOP_OP = "burla_stop"
+
+
+class HeadPlugin(SchedulerPlugin):
+    """Makes a Dask scheduler a head.
+
+    Without arguments, for a scheduler that somebody else runs. With them: `folder` for what does not fit into memory;
+    after `idle_after_s` without unfinished jobs, and when told to, `stop` is called.
+    """
+
+    name = PLUGIN_NAME
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        idle_after_s: float | None = None,
+        stop: Callable[[], None] | None = None,
+    ):
+        self._folder = folder
+        self._idle_after_s = idle_after_s
+        self._stop = stop
+
+    async def start(self, scheduler: Scheduler) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take the scheduler over."""
+        self._own_folder = None
+        if self._folder is None:
+            self._own_folder = self._folder = Path(tempfile.mkdtemp(prefix="burla-head-"))
+        self._tasks = LeaseTasks(scheduler, hold_lease)
+        head = Head(self._folder, self._tasks.changed)
+        self._tasks.head = head
+        self._service = Service(head, self._idle_after_s, self._stop or (lambda: None))
+        self._watching = asyncio.ensure_future(self._service.watch())
+        scheduler.handlers[STREAM_OP] = self._stream
+        scheduler.handlers[STOP_OP] = self._end
+        plugin = NodePlugin()
+        await scheduler.register_worker_plugin(None, dumps(plugin), name=plugin.name, idempotent=True)
+
+    async def _stream(self, comm: Any) -> None:
+        await Connection(self._service, CommTransport(comm)).run()
+
+    async def _end(self, only_if_idle: bool) -> list[str]:
+        """End the head, unless it is busy; plain types, so that another version can ask for it."""
+        return self._service.end(only_if_idle)
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        """A worker is lost: its node too, whatever its stream says."""
+        head = self._service.head
+        for node_id, node in list(head.nodes.items()):
+            if node.address == worker:
+                node.channel.close()
+                head.leave(node_id)
+
+    async def close(self) -> None:
+        """The scheduler ends."""
+        self._watching.cancel()
+        await self._tasks.close()
+        if self._own_folder is not None:
+            shutil.rmtree(self._own_folder, ignore_errors=True)

@@ -1,0 +1,298 @@
+"""A child: runs calls of one job, one at a time. Imports almost nothing; the user's code decides what else it loads.
+
+The node writes `Prepare`, then one `Run` after another to the control socket; each `Run` is answered by a `Report`, after
+`TIME_BOX_S` at the latest or when the call that is running then is done. Descriptors 1 and 2 are pipes to the node. After
+a call that wrote something the child writes a mark (a secret of this child, then the input's index) into that pipe, so
+that the node knows whose output it was without a message per call.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import atexit
+import fcntl
+import io
+import os
+import pickle
+import signal
+import struct
+import sys
+import termios
+import threading
+import time
+import types
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from burla import protocol, serialize
+from burla.errors import BurlaError
+from burla.node import shared
+from burla.protocol import STDERR, STDOUT, TIME_BOX_S, Failure, Piece, Prepare, Report, Results, Run
+
+SLOW_CALL_NS = 1_000_000  # from here on, asking the kernel whether C code or a subprocess wrote costs nothing to speak of
+REPORT_BYTES = 1_000_000  # a report is sent early when it holds this much
+
+
+class Stopped(KeyboardInterrupt):
+    """The node ends this call: its job is over. To the call it looks like Ctrl-C, so its clean-up runs."""
+
+
+class Stream(io.TextIOWrapper):
+    """sys.stdout or sys.stderr of calls: whole lines go to the pipe at once, and it knows whether it was written to."""
+
+    def __init__(self, fd: int):
+        super().__init__(
+            io.BufferedWriter(io.FileIO(fd, "w", closefd=False), 65536),
+            encoding="utf-8",
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+        self.written = False
+
+    def write(self, text: str, /) -> int:
+        self.written = True
+        return super().write(text)
+
+
+class Surroundings:
+    """Working directory, environment and standard streams, put back after a call that changed them.
+
+    The functions of `os` through which Python changes the first two are wrapped to note that they were used: comparing
+    them after each of a million calls would cost more than the calls.
+    """
+
+    def __init__(self, prepare: Prepare, streams: tuple[Stream, Stream]):
+        self._streams = streams
+        os.environ.clear()
+        os.environ.update(prepare.context.environ)
+        os.environ.update(prepare.environ)
+        os.chdir(prepare.context.cwd)
+        sys.path[:] = prepare.context.sys_path
+        if prepare.cpus and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, prepare.cpus)
+        self._environ = dict(os.environ)
+        self._cwd = os.open(".", os.O_RDONLY)  # found again even if it is renamed
+        self.changed = False
+        for name in ("chdir", "fchdir", "putenv", "unsetenv"):
+            setattr(os, name, self._noting(getattr(os, name)))
+
+    def _noting(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*args: Any) -> Any:
+            self.changed = True
+            return function(*args)
+
+        return noting
+
+    def restore_streams(self) -> None:
+        sys.stdout, sys.stderr = self._streams
+
+    def restore(self) -> None:
+        os.environ.clear()
+        os.environ.update(self._environ)
+        os.fchdir(self._cwd)
+        self.changed = False
+
+
+class Marks:
+    """Tells the node, in the pipes themselves, which call wrote what stands before."""
+
+    def __init__(self, secret: bytes, streams: tuple[Stream, Stream]):
+        self._secret = secret
+        self._streams = streams
+        self._pipes = os.dup(STDOUT), os.dup(STDERR)  # a call may redirect 1 and 2
+        self._count = array.array("i", [0])
+
+    def _unread(self, pipe: int) -> bool:
+        fcntl.ioctl(pipe, termios.FIONREAD, self._count)
+        return self._count[0] > 0
+
+    def after(self, index: int) -> None:
+        """Mark what call `index` wrote, if it did: through Python surely, past Python if nobody has read it yet."""
+        for stream, pipe in zip(self._streams, self._pipes, strict=True):
+            if stream.written:
+                stream.flush()
+            if stream.written or self._unread(pipe):
+                os.write(pipe, self._secret + struct.pack("<q", index))
+                stream.written = False
+
+
+class Caller:
+    """Runs calls and collects what becomes of them."""
+
+    def __init__(self, prepare: Prepare, secret: bytes, memory: memoryview):
+        self._streams = streams = Stream(STDOUT), Stream(STDERR)
+        sys.stdout, sys.stderr = streams
+        self._surroundings = Surroundings(prepare, streams)
+        self._marks = Marks(secret, streams)
+        self._memory = memory
+        self._pid = os.getpid()
+        self._pickled = prepare.function
+        self._function: Callable[..., Any] | None = None
+        self._loop: asyncio.Runner | None = None
+        self._block: list[Any] = []
+
+    def run(self, pieces: tuple[Piece, ...]) -> Report:
+        """Run calls until the time box or the limit ends; never raises what a call raises."""
+        memory, surroundings, streams = self._memory, self._surroundings, self._streams
+        atomic, now = serialize.ATOMIC, time.monotonic_ns
+        out, err = streams
+        began = time.monotonic_ns()
+        end = began + int(TIME_BOX_S * 1e9)
+        position, size = 0, 0
+        results: list[Results] = []
+        failures: list[Failure] = []
+        for piece in pieces:
+            if piece.payload is not None:
+                self._block = serialize.load_block(piece.payload)
+            values, each, first = self._block, piece.each, piece.first
+            kept: list[Any] = []
+            start, pickled = piece.start, False
+            index = start
+            since = now()
+            for index in range(piece.start, piece.stop):
+                memory[shared.POSITION] = position
+                if position >= memory[shared.LIMIT] or since > end or size > REPORT_BYTES:
+                    break
+                memory[shared.STARTED_NS] = since
+                memory[shared.INDEX] = index
+                value = None
+                try:
+                    value = values[index - first]
+                    if each:
+                        value = serialize.load_value(value)
+                    function = self._function or self._load()
+                    result = function(*value) if type(value) is tuple else function(value)
+                    kind = type(result)
+                    if kind not in atomic:
+                        if kind is types.CoroutineType:
+                            result = self._await(result)
+                        if not pickled:
+                            kept, pickled = [serialize.dump_value(one) for one in kept], True
+                        kept.append(serialize.dump_result(result, index))
+                        size += len(kept[-1])
+                    elif pickled:
+                        kept.append(serialize.dump_value(result))
+                    else:
+                        kept.append(result)
+                        if kind is str or kind is bytes:
+                            size += len(result)
+                    result = None
+                except Stopped:
+                    raise
+                except BaseException as error:
+                    failures.append(self._failure(error, index, value))
+                    if kept:
+                        results.append(_pack(start, index, pickled, kept))
+                    kept, pickled, start = [], False, index + 1
+                position += 1
+                until = now()
+                if out.written or err.written or until - since > SLOW_CALL_NS:
+                    self._marks.after(index)
+                since = until
+                if surroundings.changed:
+                    surroundings.restore()
+                if sys.stdout is not out or sys.stderr is not err:
+                    surroundings.restore_streams()
+            else:
+                index = piece.stop
+            if kept:
+                results.append(_pack(start, index, pickled, kept))
+            if index < piece.stop:
+                break
+        self._marks.after(memory[shared.INDEX])
+        memory[shared.INDEX] = -1
+        if os.getpid() != self._pid:
+            os._exit(0)  # a call forked, and the copy came back from it too
+        return Report(tuple(results), tuple(failures), position, (time.monotonic_ns() - began) / 1e9)
+
+    def _load(self) -> Callable[..., Any]:
+        self._function = serialize.load_function(self._pickled)
+        self._pickled = b""
+        return self._function
+
+    def _await(self, coroutine: Any) -> Any:
+        # one loop for all calls: what a call keeps open (sessions, pools) stays usable in the next
+        if self._loop is None:
+            self._loop = asyncio.Runner()
+        return self._loop.run(coroutine)
+
+    def _failure(self, error: BaseException, index: int, value: Any) -> Failure:
+        function = self._function
+        if type(error) is TypeError and function is not None and _raised_here(error):
+            error = serialize.argument_mismatch(function, value, index) or error
+        return Failure(index, serialize.dump_exception(error, index, strip_files=(__file__, asyncio.runners.__file__)))
+
+
+def _raised_here(error: BaseException) -> bool:
+    return error.__traceback__ is not None and error.__traceback__.tb_next is None
+
+
+def _pack(start: int, stop: int, each: bool, kept: list[Any]) -> Results:
+    return Results(start, stop, each, pickle.dumps(kept, 5))
+
+
+def child_main(control_fd: int, nested_fd: int, memory_fd: int, secret: bytes) -> None:
+    """Serve the node until it closes the control socket. Descriptors 0, 1 and 2 are already in place."""
+    memory = shared.attach(memory_fd)
+    stream = os.fdopen(control_fd, "r+b", buffering=0)
+    reader = io.BufferedReader(stream, 1 << 20)  # pyright: ignore[reportArgumentType]
+    main = types.ModuleType("__main__")  # the user's functions bring their own globals
+    sys.modules["__main__"] = main
+    sys.argv = [""]
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        prepare = _receive(reader)
+        if prepare is None:
+            return
+        protocol.nested = protocol.Nested(nested_fd, prepare.job, prepare.depth)
+        try:
+            caller: Caller | None = Caller(prepare, secret, memory)
+            broken = None
+        except OSError as error:
+            caller, broken = None, _unprepared(prepare, error)
+        while (run := _receive(reader)) is not None:
+            assert isinstance(run, Run)
+            if caller is not None:
+                _send(stream, caller.run(run.pieces))
+            else:
+                index = run.pieces[0].start
+                failure = Failure(index, serialize.dump_exception(broken, index, strip_files=(__file__,)))
+                _send(stream, Report((), (failure,), 1, 0.0))
+    except Stopped:
+        pass
+    finally:
+        _end()
+
+
+def _unprepared(prepare: Prepare, error: OSError) -> BurlaError:
+    return BurlaError(
+        f"the call could not be given its working directory {prepare.context.cwd!r}: {error}. "
+        "Change to a folder that exists on the node."
+    )
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped
+
+
+def _receive(reader: BinaryIO) -> Any:
+    header = reader.read(8)
+    if len(header) < 8:
+        return None  # the node is gone, or needs this child no longer
+    return pickle.loads(reader.read(struct.unpack("<Q", header)[0]))
+
+
+def _send(stream: BinaryIO, message: Any) -> None:
+    data = pickle.dumps(message, 5)
+    view = memoryview(struct.pack("<Q", len(data)) + data)
+    while view:
+        view = view[stream.write(view) :]
+
+
+def _end() -> None:
+    """Let the user's exit handlers run, then go without waiting for threads."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if threading.current_thread() is threading.main_thread():
+        atexit._run_exitfuncs()
+    os._exit(0)

@@ -1,0 +1,79 @@
+"""The node side of a Dask worker: the head installs this plugin on every worker, now and later."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Any
+
+from distributed import Worker, get_worker
+from distributed.comm import connect
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from burla.channel import CommTransport
+from burla.node.node import Node
+from burla.protocol import NodeOffer
+
+log = logging.getLogger(__name__)
+
+STREAM_OP = "burla"  # the Dask operation that begins a stream to the head
+RETRY_S = 0.5
+
+own_node: Node | None = None  # in a process that we started: it outlives its workers
+
+
+def describe(worker: Worker) -> NodeOffer:
+    """Return what a worker's machine has, by its own account: Dask counts CPUs and memory by cgroup and affinity."""
+    from dask.system import CPU_COUNT  # pyright: ignore[reportAttributeAccessIssue]
+    from distributed.system import MEMORY_LIMIT
+
+    cpus = max(worker.state.nthreads, 1) if own_node is None else CPU_COUNT
+    return NodeOffer(id=secrets.token_hex(8), name=str(worker.name), cpus=cpus, ram_bytes=MEMORY_LIMIT)
+
+
+class NodePlugin(WorkerPlugin):
+    """Ties a node to a worker: its stream to the head lasts as long as the worker."""
+
+    name = "burla-node"
+
+    def __init__(self) -> None:
+        self.node: Node | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def setup(self, worker: Worker) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._task = asyncio.ensure_future(self._serve(worker))
+
+    async def teardown(self, worker: Worker) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _serve(self, worker: Worker) -> None:
+        node = own_node
+        if node is None:
+            node = Node(describe(worker))
+            await node.start()
+        self.node = node
+        arguments: dict[str, Any] = worker.security.get_connection_args("worker")
+        try:
+            while True:
+                try:
+                    comm = await connect(worker.scheduler.address, **arguments)
+                    await comm.write({"op": STREAM_OP, "reply": False})
+                except OSError as error:
+                    log.info("no way to the head yet: %s", error)
+                else:
+                    await node.serve(CommTransport(comm), worker.address)
+                await asyncio.sleep(RETRY_S)
+        finally:
+            if node is not own_node:
+                node.close()
+
+
+async def hold_lease(job_id: str) -> None:
+    """The Dask task that shows a lease: wait on the node until the lease is over."""
+    plugin = get_worker().plugins[NodePlugin.name]
+    assert isinstance(plugin, NodePlugin)
+    if plugin.node is not None:
+        await plugin.node.lease_over(job_id)

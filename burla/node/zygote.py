@@ -1,0 +1,162 @@
+"""The zygote: a clean, single-threaded process that forks children in a few milliseconds, and is their parent.
+
+It never runs the user's code, so it always answers: when its node goes, it ends all children; when a child ends, it ends
+what that child left behind (its process group, and the orphans it is the reaper of).
+
+    node ──► fork: number, secret, 5 descriptors │ signal: number, signal
+    node ◄── started: number, pid │ ended: number, wait status
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from pathlib import Path
+
+from burla.node import child as child_module
+
+SECRET_BYTES = 16
+REQUEST = struct.Struct(f"<cQq{SECRET_BYTES}s")  # b"F" or b"S", number, signal, secret
+REPLY = struct.Struct("<cQq")  # b"S" or b"E", number, pid or wait status
+FORK, SIGNAL, STARTED, ENDED = b"F", b"S", b"S", b"E"
+CHILD_VARIABLE = "BURLA_CHILD"  # tells whose subprocess an orphan was
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+class Zygote:
+    """The loop over requests of the node and deaths of children."""
+
+    def __init__(self, node: socket.socket):
+        self._node = node
+        self._pids: dict[int, int] = {}  # number → pid
+        self._wake, wake_write = socket.socketpair()
+        self._wake.setblocking(False)
+        wake_write.setblocking(False)
+        self._wake_write = wake_write
+        signal.set_wakeup_fd(wake_write.fileno())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def run(self) -> None:
+        """Serve until the node is gone; then no child is left."""
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        try:
+            while True:
+                ready, _, _ = select.select([self._node, self._wake], [], [])
+                if self._wake in ready:
+                    self._wake.recv(4096)
+                    self._reap()
+                if self._node in ready and not self._serve():
+                    return
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the node is gone
+        finally:
+            for pid in self._pids.values():
+                _kill_group(pid, signal.SIGKILL)
+
+    def _serve(self) -> bool:
+        data, fds, _, _ = socket.recv_fds(self._node, REQUEST.size, 5)
+        if not data:
+            return False
+        while len(data) < REQUEST.size:
+            data += self._node.recv(REQUEST.size - len(data))
+        kind, number, signal_number, secret = REQUEST.unpack(data)
+        if kind == FORK:
+            self._fork(number, secret, fds)
+        elif number in self._pids:
+            _kill_group(self._pids[number], signal_number)
+        return True
+
+    def _fork(self, number: int, secret: bytes, fds: list[int]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._become_child(number, secret, fds)
+            finally:
+                os._exit(70)
+        for fd in fds:
+            os.close(fd)
+        self._pids[number] = pid
+        self._node.sendall(REPLY.pack(STARTED, number, pid))
+
+    def _become_child(self, number: int, secret: bytes, fds: list[int]) -> None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.setsid()  # no terminal, a process group of its own
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._node.close()
+        self._wake.close()
+        self._wake_write.close()
+        control, nested, memory, out, err = fds
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        os.close(out)
+        os.close(err)
+        for fd in (control, nested, memory):
+            os.set_inheritable(fd, False)
+        if sys.platform == "linux":  # short of memory, the kernel takes a call, not the node
+            with contextlib.suppress(PermissionError):
+                Path("/proc/self/oom_score_adj").write_text("500")
+        os.environ[CHILD_VARIABLE] = str(number)
+        child_module.child_main(control, nested, memory, secret)
+
+    def _reap(self) -> None:
+        for number, pid in list(self._pids.items()):
+            if sys.platform == "linux":  # look first: as long as the pid is not given back, its group is surely the child's
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                    continue
+                _kill_group(pid, signal.SIGKILL)
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                del self._pids[number]
+                self._node.sendall(REPLY.pack(ENDED, number, status))
+        if sys.platform == "linux":
+            self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        """End adopted processes whose child is gone; collect those that ended."""
+        known = set(self._pids.values())
+        for text in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            pid = int(text)
+            if pid in known:
+                continue
+            with contextlib.suppress(ChildProcessError, ProcessLookupError):
+                if os.waitpid(pid, os.WNOHANG)[0] == 0 and _owner(pid) not in self._pids:
+                    os.kill(pid, signal.SIGKILL)  # its end wakes us again, to collect it
+
+
+def _owner(pid: int) -> int:
+    """Return the number of the child in whose environment a process was started, or -1."""
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return -1
+    prefix = f"{CHILD_VARIABLE}=".encode()
+    numbers = [entry[len(prefix) :] for entry in environ if entry.startswith(prefix)]
+    return int(numbers[0]) if numbers and numbers[0].isdigit() else -1
+
+
+def _kill_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)  # in the moment before it has its own group
+
+
+def main(fd: int) -> None:
+    """Run the zygote on a socket to its node."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    node = socket.socket(fileno=fd)
+    node.set_inheritable(False)
+    Zygote(node).run()

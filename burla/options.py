@@ -1,0 +1,123 @@
+"""The options of a call: checked before anything starts."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from burla.errors import InvalidType, InvalidValue, NotAvailableYet
+
+GB = 1_000_000_000
+GPUS = {
+    "A100": "A100_40G",
+    "A100_40G": "A100_40G",
+    "A100_80G": "A100_80G",
+    "H100": "H100_80G",
+    "H100_80G": "H100_80G",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a call asks for, in the terms of `protocol.JobSpec`."""
+
+    func_cpu: int
+    func_ram_bytes: int | None
+    func_gpu: str | None
+    image: str | None
+    grow: bool
+    max_parallelism: int | None
+    generator: bool
+    spinner: bool
+
+
+def check(
+    function: Any,
+    inputs: Any,
+    func_cpu: Any,
+    func_ram: Any,
+    func_gpu: Any,
+    image: Any,
+    grow: Any,
+    max_parallelism: Any,
+    detach: Any,
+    generator: Any,
+    spinner: Any,
+) -> Options:
+    """Return the options. Raises InvalidValue, InvalidType or NotAvailableYet, naming the parameter and what is allowed."""
+    if not callable(function):
+        raise InvalidType(f"function_={function!r:.200}: it must be callable.")
+    try:
+        iter(inputs)
+    except TypeError:
+        raise InvalidType(
+            f"inputs={inputs!r:.200}: it must be iterable, one element for each call, such as a list or a generator."
+        ) from None
+    for name, value in (("grow", grow), ("detach", detach), ("generator", generator), ("spinner", spinner)):
+        if not isinstance(value, bool):
+            raise InvalidType(f"{name}={value!r}: it must be True or False.")
+    if image is not None and not isinstance(image, str):
+        raise InvalidType(f"image={image!r}: it must be the name of a container image, or None.")
+    if image is not None and not image.strip():
+        raise InvalidValue(f"image={image!r}: it must be the name of a container image, or None.")
+    options = Options(
+        func_cpu=_count("func_cpu", func_cpu, "an integer of at least 1: CPUs a call"),
+        func_ram_bytes=_ram(func_ram),
+        func_gpu=_gpu(func_gpu),
+        image=image,
+        grow=grow,
+        max_parallelism=None
+        if max_parallelism is None
+        else _count("max_parallelism", max_parallelism, "None, or an integer of at least 1: calls at once"),
+        generator=generator,
+        spinner=spinner,
+    )
+    if detach:
+        raise NotAvailableYet("detach=True: this version cannot detach a job from its client yet. Leave it out.")
+    return options
+
+
+def _count(name: str, value: Any, allowed: str) -> int:
+    if isinstance(value, bool):
+        raise InvalidType(f"{name}={value!r}: it must be {allowed}.")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InvalidType(f"{name}={value!r}: it must be {allowed}.") from None
+    if number < 1:
+        raise InvalidValue(f"{name}={value!r}: it must be {allowed}.")
+    return number
+
+
+def _ram(value: Any) -> int | None:
+    allowed = '"dynamic", or an integer of at least 1: GB a call'
+    if isinstance(value, str):
+        if value == "dynamic":
+            return None
+        raise InvalidValue(f"func_ram={value!r}: it must be {allowed}.")
+    return _count("func_ram", value, allowed) * GB
+
+
+def _gpu(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidType(f"func_gpu={value!r}: it must be None or one of {', '.join(GPUS)}.")
+    try:
+        return GPUS[value]
+    except KeyError:
+        raise InvalidValue(f"func_gpu={value!r}: it must be None or one of {', '.join(GPUS)}.") from None
+
+
+def iterate(inputs: Iterable[Any]) -> Iterable[Any] | None:
+    """Return the inputs, or None if there are none: an iterator's first element is not lost by looking."""
+    import itertools
+
+    if hasattr(inputs, "__len__"):
+        return inputs if len(inputs) else None  # pyright: ignore[reportArgumentType]
+    iterator = iter(inputs)
+    for first in iterator:
+        return itertools.chain([first], iterator)
+    return None

@@ -1,0 +1,101 @@
+"""Who may import whom. A pattern without a dot and star names one module; `own` adds those inside it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def own(*names: str) -> set[str]:
+    return {pattern for name in names for pattern in (name, f"{name}.*")}
+
+
+# importer → what it may import of burla, and of other distributions at the top of a module or inside a function
+BASE = {"burla.errors", "burla.protocol", "burla.serialize", "burla.serialize_*", "burla.config", "burla.channel"}
+DASK = {"dask", "distributed", "tornado", "psutil"}
+ANY = {"*"}
+LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
+    "burla.errors": (BASE, set(), set()),
+    "burla.protocol": (BASE, set(), set()),
+    "burla.serialize": (BASE, {"cloudpickle", "tblib"}, {"cloudpickle", "tblib"}),
+    "burla.serialize_*": (BASE, {"cloudpickle", "tblib"}, {"cloudpickle", "tblib"}),
+    "burla.config": (BASE, set(), set()),
+    "burla.channel": (BASE, set(), set()),
+    "burla.display": (BASE | own("burla.display"), {"rich"}, {"rich"}),
+    "burla.node": (BASE | own("burla.node"), DASK, DASK),
+    "burla.node.child": (
+        {"burla.errors", "burla.protocol", "burla.serialize", "burla.serialize_*", "burla.node.shared"},
+        set(),
+        set(),
+    ),
+    "burla.node.shared": (set(), set(), set()),
+    "burla.head": (BASE | own("burla.head"), DASK, DASK),
+    "burla.clusters": (
+        BASE | own("burla.clusters") | {"burla.head.plugin", "burla.head.main", "burla.node.main"},
+        DASK,
+        ANY,
+    ),
+    "burla.client": (BASE | own("burla.client", "burla.clusters"), DASK, DASK),
+    "burla.api": (own("burla"), ANY, ANY),
+    "burla.cli": (own("burla"), ANY, ANY),
+    "burla": (own("burla"), ANY, ANY),
+    "burla_jupyter": (own("burla_jupyter") | {"burla", "burla.display.progress"}, ANY, ANY),
+}
+
+
+def layer_of(module: str) -> str:
+    """Return the entry of LAYERS for `module`: its own, else the one of the package it is in."""
+    if module in LAYERS:
+        return module
+    if module.startswith("burla.serialize_"):
+        return "burla.serialize_*"
+    package = module.rpartition(".")[0]
+    assert package not in ("", "burla"), f"{module} has no layer: give it one in {Path(__file__).name}"
+    return layer_of(package)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports(tree: ast.AST, package: str, inside: bool = False) -> Iterator[tuple[str, bool, int]]:
+    """Yield every module that is imported, whether a function does it, and the line."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, inside, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            names = (f"{base}.{alias.name}" for alias in node.names)
+            yield from ((name if is_module(name) or name in LAYERS else base, inside, node.lineno) for name in names)
+        else:
+            function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from imports(node, package, inside or function)
+
+
+def violations(path: Path) -> Iterator[str]:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    package = ".".join(parts[:-1])
+    module = package if parts[-1] == "__init__" else ".".join(parts)
+    ours, at_top, in_functions = LAYERS[layer_of(module)]
+    for name, inside, line in imports(ast.parse(path.read_bytes()), package):
+        first = name.partition(".")[0]
+        if first in ("burla", "burla_jupyter"):
+            allowed = any(fnmatchcase(name, pattern) for pattern in ours)
+        else:
+            others = in_functions if inside else at_top
+            allowed = first in sys.stdlib_module_names or bool({first, "*"} & others)
+        if not allowed:
+            yield f"{path.relative_to(ROOT)}:{line} imports {name}"
+
+
+def test_modules_import_only_what_their_layer_may():
+    paths = [path for package in ("burla", "burla_jupyter") for path in sorted((ROOT / package).rglob("*.py"))]
+    assert paths
+    assert [line for path in paths for line in violations(path)] == []

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Literal, TypeVar, overload
 
-from burla import config, options, serialize
-from burla.client import current, run
+from burla import config, follow, options, serialize
+from burla.client import current
 from burla.client.job import ClientJob
+from burla.client.signals import interruptible
 from burla.display.progress import Progress
 from burla.display.terminal import make_view
 from burla.protocol import CallContext, JobSpec
@@ -125,14 +126,15 @@ def remote_parallel_map(
     )
     view = make_view(wanted.spinner)
     try:
-        job = ClientJob(current.connection(view.say), spec)
-        job.submit(serialize.pack_inputs(something))
+        with interruptible():
+            job = ClientJob(current.connection(view.say), spec)
+            job.submit(serialize.pack_inputs(something))
     except BaseException:
         view.close()
         raise
     progress = Progress(name, job.total, time.monotonic())
-    follow = run.stream if wanted.generator else run.collect
-    return follow(job, view, progress)
+    read = follow.stream if wanted.generator else follow.collect
+    return read(job, view, progress)
 
 
 def use(cluster: Any) -> None:

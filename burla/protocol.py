@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PROTOCOL_VERSION = 1
+STREAM_OP = "burla"  # the Dask operation that begins a stream of these messages to the head
+STOP_OP = "burla_stop"  # a Dask operation with plain arguments, which other versions understand too
 MESSAGE_BYTES = 4_000_000  # a 190 MB message stalled a scheduler for 7.5 s, 4 MB pieces for 30 ms
 BLOCK_INPUTS = 4096
 BLOCK_BYTES = 64_000
@@ -254,6 +256,11 @@ class GetPiece:
     job: str
     blob: str
     offset_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The client ends, and its attached jobs with it. Reply: None."""
 
 
 @dataclass(frozen=True, slots=True)

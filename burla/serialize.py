@@ -241,7 +241,7 @@ def _pack_sequence(inputs: Sequence[Any], limit_bytes: int) -> Iterator[protocol
             first += len(chunk)
             length = protocol.BLOCK_INPUTS
             continue
-        if sized_bytes > 16 * budget_bytes:  # too much to pickle and see
+        if sized_bytes > budget_bytes:  # may be far too much to pickle and see
             chunk = chunk[: bisect_right(list(accumulate(map(_weight_bytes, chunk))), budget_bytes) or 1]
         payload = pickle.dumps(chunk, 5)
         while len(payload) > budget_bytes and len(chunk) > 1:
@@ -293,7 +293,7 @@ def _pack_values(
         weight = budget_bytes + 1
         if kind in ATOMIC or (kind is tuple and ATOMIC.issuperset(map(type, value))):
             weight = _weight_bytes(value)
-        plain = weight <= budget_bytes
+        plain = weight + 20 <= budget_bytes  # alone, a value has that much around it
         data = None if plain and not each else _dump_input(value, index, limit_bytes, definitions)
         value_bytes = weight if data is None else len(data) + 6
         if items and (size + value_bytes > budget_bytes or len(items) == protocol.BLOCK_INPUTS):

@@ -20,6 +20,7 @@ from burla.serialize import ATOMIC, Pickler
 from burla.serialize_report import short, type_name
 
 _FAILURES = (Exception, SystemExit, GeneratorExit)  # what a user's class may raise while it is made; not Ctrl-C
+_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _set = BaseException.__setattr__  # frozen dataclasses, too, can be exceptions
 
 
@@ -208,7 +209,7 @@ def _slots(error: BaseException) -> dict[str, Any]:
         if cls in (BaseException, BaseExceptionGroup, object):
             continue
         for name, slot in vars(cls).items():
-            if not isinstance(slot, (types.MemberDescriptorType, types.GetSetDescriptorType)):
+            if not isinstance(slot, _SLOTS):
                 continue
             if name in ("__dict__", "__weakref__") or (cls is AttributeError and name == "obj"):
                 continue  # obj may be the user's whole model
@@ -282,10 +283,13 @@ def load(data: bytes) -> BaseException:
 
 class _Loader:
     def __init__(self, index: int, records: list[_Record]):
+        if not records or not all(isinstance(record, _Record) for record in records):
+            raise ValueError("it holds no exception")
         self.index = index
         self.records = records
         self.made: dict[int, BaseException] = {}
         self.making: set[int] = set()
+        self.bare: set[int] = set()  # made by `_new`: what they get is their `__dict__`, not what `__setstate__` takes
         self.failed: set[int] = set()  # these are a RemoteError here
 
     def load(self) -> BaseException:
@@ -315,6 +319,8 @@ class _Loader:
             try:
                 function, args = _RefUnpickler(record.make, self._get).load()
                 made = function(*args)
+                if function is _new:
+                    self.bare.add(number)
                 if not isinstance(made, BaseException):
                     raise TypeError(f"{record.type_name} was rebuilt as {type_name(made)}")
                 self.made.setdefault(number, made)
@@ -343,8 +349,13 @@ class _Loader:
             return
         if record.state is not None:
             state = _RefUnpickler(record.state, self.made.__getitem__).load()
-            if type(error).__setstate__ is BaseException.__setstate__ and isinstance(state, dict):
-                vars(error).update(state)
+            as_dict = number in self.bare or type(error).__setstate__ is BaseException.__setstate__
+            if as_dict and isinstance(state, dict):
+                for name, value in state.items():
+                    if isinstance(getattr(type(error), name, None), _SLOTS):  # name and path of an ImportError
+                        _set(error, name, value)
+                    else:
+                        vars(error)[name] = value
             else:
                 error.__setstate__(state)
         if record.slots is not None:

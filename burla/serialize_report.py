@@ -110,18 +110,26 @@ def argument_mismatch(
     try:
         signature.bind(*value)
     except TypeError as error:
-        names = []
-        for parameter in signature.parameters.values():  # without defaults, whose repr may be endless
-            names.append(str(parameter.replace(default=parameter.empty, annotation=parameter.empty)))
-            names[-1] += "=..." if parameter.default is not parameter.empty else ""
+        bare = []
+        for parameter in signature.parameters.values():
+            default = parameter.empty if parameter.default is parameter.empty else _Dots()
+            bare.append(parameter.replace(default=default, annotation=parameter.empty))
+        shown = signature.replace(parameters=bare, return_annotation=signature.empty)
         count = "1 value" if len(value) == 1 else f"{len(value)} values"
         return errors.ArgumentMismatch(
             f"input {index} is a tuple of {count}, which are passed as separate arguments, and do not fit "
-            f"{function_name(function)}({', '.join(names)}): {error}. To pass a tuple as one argument, wrap it: "
+            f"{function_name(function)}{shown}: {error}. To pass a tuple as one argument, wrap it: "
             "(your_tuple,).",
             index=index,
         )
     return None
+
+
+class _Dots:
+    """Stands for a default in a signature: the default's own repr may be endless."""
+
+    def __repr__(self) -> str:
+        return "..."
 
 
 def find_path(root: Any, culprit: Any, label: str) -> str:

@@ -1,9 +1,24 @@
-"""What every test has: markers by folder, and fixtures."""
+"""What every test has: markers by folder, and fixtures.
+
+Tests run real clusters: one for all tests of the session, in a `BURLA_HOME` of its own, and others where a test kills or
+changes something. Functions for calls are defined inside tests, so that they travel by value: children cannot import
+test modules.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 TESTS = Path(__file__).parent
@@ -18,3 +33,157 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # fixtures -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_home() -> Iterator[Path]:
+    """A BURLA_HOME for the session, with a local cluster of 2 slots; at the end no process of it may be left."""
+    home = Path(tempfile.mkdtemp(prefix="burla-test-"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BURLA_HOME", str(home))
+        patch.setenv("BURLA_LOCAL_CPUS", "2")
+        patch.setenv("BURLA_LOCAL_IDLE_S", "300")
+        yield home
+        end_cluster(os.environ)
+    shutil.rmtree(home)
+
+
+@dataclass(frozen=True)
+class Home:
+    """A local cluster of one test: its environment, and its processes."""
+
+    path: Path
+    environ: dict[str, str]
+
+    def processes(self) -> dict[str, psutil.Process]:
+        """Return supervisor, head, node and zygote, by these names, as far as they live."""
+        found = {}
+        for process in cluster_processes(self.environ):
+            kind = process_kind(process)
+            if kind != "child":
+                found[kind] = process
+        return found
+
+
+@pytest.fixture
+def own_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A BURLA_HOME for this test alone, in effect for this process and its subprocesses."""
+    from burla.client import current
+
+    path = Path(tempfile.mkdtemp(prefix="burla-test-"))
+    current.forget()
+    monkeypatch.setenv("BURLA_HOME", str(path))
+    try:
+        yield Home(path, dict(os.environ))
+        end_cluster(os.environ)
+    finally:
+        current.forget()
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Ledger:
+    """A file that calls append to: what really ran, and when."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def writer(self) -> Callable[[object], None]:
+        """Return a function that calls can use, also in a child; one line each, atomically."""
+        path = str(self.path)
+
+        def write(entry: object) -> None:
+            import os
+
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(fd, f"{entry}\n".encode())
+            os.close(fd)
+
+        return write
+
+    def entries(self) -> list[str]:
+        return self.path.read_text().splitlines() if self.path.exists() else []
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger")
+
+
+class Scripts:
+    """Runs Python programs in processes of their own, as a user would."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, source: str, *arguments: str, name: str = "script.py", **options: object) -> subprocess.Popen[str]:
+        path = self.folder / name
+        path.write_text(textwrap.dedent(source))
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.folder} | options
+        process = subprocess.Popen([sys.executable, str(path), *arguments], text=True, **options)  # type: ignore[call-overload]
+        self.started.append(process)
+        return process
+
+    def run(
+        self, source: str, *arguments: str, timeout_s: float = 60, **options: object
+    ) -> subprocess.CompletedProcess[str]:
+        """Return what a program printed, to stdout and stderr, and its exit code."""
+        process = self.start(source, *arguments, **options)
+        out, err = process.communicate(timeout=timeout_s)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Iterator[Scripts]:
+    scripts = Scripts(tmp_path)
+    yield scripts
+    for process in scripts.started:
+        process.kill()
+        process.communicate()
+
+
+# helpers --------------------------------------------------------------------------------------------------------------
+
+
+def cluster_processes(environ: dict[str, str] | os._Environ[str]) -> list[psutil.Process]:
+    """Return the living processes of the cluster whose BURLA_HOME the environment names."""
+    home, found = environ["BURLA_HOME"], []
+    for process in psutil.process_iter():
+        try:
+            ours = "burla." in " ".join(process.cmdline()) and process.environ().get("BURLA_HOME") == home
+            if ours and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+                found.append(process)
+        except psutil.Error:
+            continue  # it ended meanwhile
+    return found
+
+
+def process_kind(process: psutil.Process) -> str:
+    """Return supervisor, head, node, zygote or child."""
+    command = " ".join(process.cmdline())
+    parent = process.parent()
+    above = " ".join(parent.cmdline()) if parent else ""
+    if "zygote" in command:
+        return "child" if "zygote" in above else "zygote"
+    if "supervisor" not in above:
+        return "supervisor"
+    return "node" if any("zygote" in " ".join(child.cmdline()) for child in process.children()) else "head"
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 15, what: str = "the condition") -> None:
+    """Return as soon as a condition holds; fail if it does not in time."""
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, f"{what} did not come in {timeout_s} s"
+        time.sleep(0.02)
+
+
+def end_cluster(environ: dict[str, str] | os._Environ[str]) -> None:
+    """Stop a local cluster; fail if a process of it is left."""
+    from burla.client import current
+
+    current.forget()
+    subprocess.run(
+        [sys.executable, "-m", "burla.cli", "cluster", "stop"], env=environ, check=False, capture_output=True
+    )
+    wait_until(lambda: not cluster_processes(environ), 10, "the end of all processes of the cluster")

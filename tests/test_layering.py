@@ -26,6 +26,7 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.serialize_*": (BASE, {"cloudpickle", "tblib"}, {"cloudpickle", "tblib"}),
     "burla.config": (BASE, set(), set()),
     "burla.channel": (BASE, set(), set()),
+    "burla.options": (BASE, set(), set()),
     "burla.display": (BASE | own("burla.display"), {"rich"}, {"rich"}),
     "burla.node": (BASE | own("burla.node"), DASK, DASK),
     "burla.node.child": (
@@ -35,6 +36,7 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     ),
     "burla.node.shared": (set(), set(), set()),
     "burla.head": (BASE | own("burla.head"), DASK, DASK),
+    "burla.head.plugin": (BASE | own("burla.head") | {"burla.node.plugin"}, DASK, DASK),  # it installs the node side
     "burla.clusters": (
         BASE | own("burla.clusters") | {"burla.head.plugin", "burla.head.main", "burla.node.main"},
         DASK,
@@ -42,6 +44,7 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     ),
     "burla.client": (BASE | own("burla.client", "burla.clusters"), DASK, DASK),
     "burla.api": (own("burla"), ANY, ANY),
+    "burla.follow": (own("burla"), ANY, ANY),
     "burla.cli": (own("burla"), ANY, ANY),
     "burla": (own("burla"), ANY, ANY),
     "burla_jupyter": (own("burla_jupyter") | {"burla", "burla.display.progress"}, ANY, ANY),

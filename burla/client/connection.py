@@ -22,11 +22,12 @@ from burla.clusters import local
 from burla.clusters.security import load_security
 from burla.config import CLIENT_LEASE_S
 from burla.errors import ClusterLost
-from burla.protocol import Beat, Hello, Welcome
+from burla.protocol import STREAM_OP, Beat, Goodbye, Hello, Welcome
 
 log = logging.getLogger(__name__)
 
 BEAT_S = 5.0
+GOODBYE_S = 1.0
 AGAIN_S = 0.2
 _T = TypeVar("_T")
 
@@ -47,8 +48,6 @@ class DaskTarget:
 
     async def open(self) -> Transport:
         from distributed.comm import connect
-
-        from burla.node.plugin import STREAM_OP
 
         arguments = self.security.get_connection_args("client") if self.security is not None else {}
         comm = await connect(self.address, timeout=10, **arguments)
@@ -175,6 +174,9 @@ class Connection:
         """End the stream and the thread."""
         if self._pid != os.getpid() or self._loop.is_closed():
             return
+        if self.alive:
+            with contextlib.suppress(ClusterLost, TimeoutError):  # what it would end is ended already, or soon
+                self.begin(self.ask_once(Goodbye())).result(GOODBYE_S)
         self._loop.call_soon_threadsafe(self._end)
         self._thread.join(timeout=5)
         with contextlib.suppress(RuntimeError):  # the thread did not end in time: it is a daemon

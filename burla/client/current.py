@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Callable
@@ -126,5 +127,6 @@ def _after_fork() -> None:
     _lock = threading.RLock()
 
 
+atexit.register(forget)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -12,7 +12,7 @@ from typing import Any
 
 from burla import serialize
 from burla.client.connection import Connection
-from burla.errors import BurlaError
+from burla.errors import BurlaError, ClusterLost
 from burla.protocol import (
     BLOB_BYTES,
     MESSAGE_BYTES,
@@ -156,8 +156,10 @@ class ClientJob:
         asked = self._connection.begin(self._connection.ask_once(Cancel(self.id)))
         try:
             asked.result(timeout=CANCEL_S)
-        except (BurlaError, TimeoutError) as error:
-            log.warning("job %s may still be running: %s", self.id, error)
+        except ClusterLost:
+            log.info("job %s has ended with its cluster", self.id)
+        except TimeoutError:
+            log.warning("job %s may still be running: the cluster does not answer", self.id)
 
     def forget(self) -> None:
         """Tell the head that nothing of this job is wanted any more."""

@@ -17,8 +17,9 @@ from pathlib import Path
 from burla import config
 from burla.clusters import locks
 from burla.clusters.security import create_keys, load_security, private_folder
-from burla.clusters.supervisor import Ready, read_ready
+from burla.clusters.supervisor import READY_FILE, Ready, read_ready
 from burla.errors import ClusterStartFailed
+from burla.protocol import STOP_OP
 
 START_S = 60.0
 _POLL_S = 0.01
@@ -66,6 +67,7 @@ def start() -> subprocess.Popen[bytes] | None:
         if is_up(where):
             return None
         create_keys(where)
+        (where / READY_FILE).unlink(missing_ok=True)  # of one that was killed
         return _spawn(where)
 
 
@@ -138,7 +140,7 @@ async def _ask_to_stop(ready: Ready, only_if_idle: bool) -> list[str]:
 
     arguments = load_security(folder()).get_connection_args("client")
     async with rpc(ready.address, timeout=5, connection_args=arguments) as head:
-        return list(await head.burla_stop(only_if_idle=only_if_idle))
+        return list(await getattr(head, STOP_OP)(only_if_idle=only_if_idle))
 
 
 def wait_for_end() -> None:

@@ -98,8 +98,6 @@ class Supervisor:
             signal.signal(number, self._on_signal)
         shutil.rmtree(self._children, ignore_errors=True)
         os.makedirs(self._children, mode=0o700)
-        with contextlib.suppress(FileNotFoundError):
-            (self._folder / READY_FILE).unlink()  # of one that was killed
         try:
             self._start("node")  # it waits for the head, and prepares its children meanwhile
             self._start("head")

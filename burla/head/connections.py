@@ -20,6 +20,7 @@ from burla.protocol import (
     Forget,
     GetPiece,
     GetStatus,
+    Goodbye,
     Hello,
     Join,
     Joined,
@@ -195,6 +196,8 @@ class Connection:
                     head.forget(head.jobs[job_id])
             case GetPiece() | PutPiece():
                 return self._piece(message)
+            case Goodbye():
+                head.end_session(session, "its client has ended")
             case GetStatus():
                 return self._status()
             case _:

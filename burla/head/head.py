@@ -109,7 +109,9 @@ class Head:
         if session.node is not None:
             spec = replace(spec, depth=session.depth + 1, parent=session.parent)
             if spec.depth > MOST_DEPTH:
-                raise BurlaError(f"calls within calls are nested {MOST_DEPTH} deep; does {spec.function_name} call itself?")
+                raise BurlaError(
+                    f"calls within calls are nested {MOST_DEPTH} deep; does {spec.function_name} call itself?"
+                )
         self._orders += 1
         job = RunningJob(spec, session.id, self._orders, self.folder / spec.id)
         if self.nodes:
@@ -359,4 +361,3 @@ class Head:
     def session_of(self, session_id: str) -> Session:
         """Return a session, made now if it is new."""
         return self.sessions.setdefault(session_id, Session(session_id, time.monotonic()))
-

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,9 @@ def fits(job: Demand, node: NodeOffer) -> bool:
     return (
         job.func_cpu <= node.cpus
         and (job.func_ram_bytes or 0) <= node.ram_bytes
-        and (job.func_gpu is None or _gpus(node, job.func_gpu) > 0)
+        and (
+            job.func_gpu is None or any(count and job.func_gpu in (kind, ANY_GPU) for kind, count in node.gpus.items())
+        )
         and (job.image is None or job.image == node.image)
     )
 
@@ -100,10 +103,6 @@ def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _gpus(node: NodeOffer, kind: str) -> int:
-    return sum(node.gpus.values()) if kind == ANY_GPU else node.gpus.get(kind, 0)
-
-
 class _Source(Enum):
     FREE = 0  # nobody holds it
     IDLE = 1  # held by jobs that end, or that have more slots than unfinished inputs; or already taken from a job
@@ -127,12 +126,9 @@ class _Plan:
         self.nodes = nodes
         self.depths = sorted({job.depth for job in jobs})
         kinds = {kind for node in nodes for kind in node.gpus} | {job.func_gpu for job in jobs if job.func_gpu}
-        self.kinds = [ANY_GPU, *sorted(kinds - {ANY_GPU})]
-        self.needs = [self._costs(job, [job.func_gpu]) for job in self.jobs]
-        # which GPU a call that takes any was given is not known here, so it counts against every kind
-        used_kinds = {ANY_GPU: self.kinds, None: []}
-        self.uses = [self._costs(job, used_kinds.get(job.func_gpu, [ANY_GPU, job.func_gpu])) for job in self.jobs]
-        self.touched = [frozenset(at for at, _ in uses) for uses in self.uses]
+        self.kinds = sorted(kinds - {ANY_GPU})
+        self.costs = [self._costs(job) for job in self.jobs]
+        self.touched = [frozenset(at for at, _ in costs) for costs in self.costs]
         self.total = [0] * len(jobs)  # planned slots, job by job
         self.left = [-job.func_cpu for job in self.jobs]  # planned CPUs, were the job to lose a slot
         self.idle: set[int] = set()  # jobs with more slots than unfinished inputs
@@ -145,7 +141,7 @@ class _Plan:
             job, node = job_number[job_id], node_number.get(node_id)
             if count > 0 and node is not None:
                 self.held[node][job] = count
-                _occupy(self.unheld[node], self.uses[job], count)
+                _occupy(self.unheld[node], self.costs[job], count)
                 self._tally(job, count)
         self.slots = [dict(slots) for slots in self.held]  # the plan
         self.room = [list(room) for room in self.unheld]  # room beside the plan
@@ -188,8 +184,8 @@ class _Plan:
                     growth.append((job, node))
         for job, node in sorted(growth, key=lambda at: (held_total[at[0]] * self.jobs[at[0]].func_cpu, at)):
             wanted = min(self.slots[node][job] - granted[job, node], self.jobs[job].limit - held_total[job])
-            count = max(0, min(wanted, _count(self.unheld[node], self.needs[job])))
-            _occupy(self.unheld[node], self.uses[job], count)
+            count = max(0, min(wanted, _count(self.unheld[node], self.costs[job])))
+            _occupy(self.unheld[node], self.costs[job], count)
             held_total[job] += count
             granted[job, node] += count
         return {
@@ -207,16 +203,16 @@ class _Plan:
                 yield node, _Source.IDLE
         if any(self._may_lose(other, job) for other in range(len(self.jobs))):
             # the node that lacks least is waited for: it was so in the last plan too, and lacks less by now
-            lacks = {n: [max(0, amount - self.free[n][at]) for at, amount in self.needs[job]] for n in order}
+            lacks = {n: [max(0, amount - self.free[n][at]) for at, amount in self.costs[job]] for n in order}
             yield from ((node, _Source.RICHER) for node in sorted(order, key=lambda node: lacks[node]))
 
     def _claim(self, job: int, node: int, source: _Source, turns: int) -> int:
         """Return how many slots the job may add at the node, after taking them from others where that is needed."""
         if source is _Source.FREE:
-            return min(turns, _count(self.free[node], self.needs[job]))
+            return min(turns, _count(self.free[node], self.costs[job]))
         taken: list[int] = []
         room = self.room[node]
-        while short := [at for at, amount in self.needs[job] if room[at] < amount]:
+        while short := [at for at, amount in self.costs[job] if room[at] < amount]:
             if (loser := self._loser(job, node, source, short[0])) is None:
                 for other in taken:
                     self._add(other, node, 1)
@@ -255,8 +251,8 @@ class _Plan:
         before, held = self.slots[node].get(job, 0), self.held[node].get(job, 0)
         after = self.slots[node][job] = before + count
         self._tally(job, count)
-        _occupy(self.room[node], self.uses[job], count)
-        _occupy(self.free[node], self.uses[job], max(after, held) - max(before, held))
+        _occupy(self.room[node], self.costs[job], count)
+        _occupy(self.free[node], self.costs[job], max(after, held) - max(before, held))
 
     def _tally(self, job: int, count: int) -> None:
         self.total[job] += count
@@ -279,21 +275,23 @@ class _Plan:
 
     def _capacity(self, node: NodeOffer, lent: Mapping[int, int]) -> list[int]:
         cpus = [node.cpus + sum(cpus for depth, cpus in lent.items() if depth < limit) for limit in self.depths]
-        return [*cpus, node.ram_bytes, *(_gpus(node, kind) for kind in self.kinds)]
+        # a kind that is not there bounds nothing: it must not keep off jobs that take any, and `fits` keeps off others
+        return [*cpus, node.ram_bytes, *(node.gpus.get(kind) or sys.maxsize for kind in self.kinds)]
 
-    def _costs(self, job: Demand, gpus: Sequence[str | None]) -> _Costs:
-        """Return where one slot of the job counts, with one GPU of each of these kinds."""
+    def _costs(self, job: Demand) -> _Costs:
         ram_at = len(self.depths)
         cpus = ((at, job.func_cpu) for at in range(self.depths.index(job.depth), ram_at))
         ram = ((ram_at, job.func_ram_bytes),) if job.func_ram_bytes else ()
-        return (*cpus, *ram, *((ram_at + 1 + self.kinds.index(kind), 1) for kind in gpus if kind))
+        # which GPU a call that takes any is given is not known here, so it counts against every kind
+        kinds = [at for at, kind in enumerate(self.kinds, ram_at + 1) if job.func_gpu in (kind, ANY_GPU)]
+        return (*cpus, *ram, *((at, 1) for at in kinds))
 
 
-def _occupy(room: list[int], uses: _Costs, count: int) -> None:
-    for at, amount in uses:
+def _occupy(room: list[int], costs: _Costs, count: int) -> None:
+    for at, amount in costs:
         room[at] -= amount * count
 
 
-def _count(room: list[int], needs: _Costs) -> int:
+def _count(room: list[int], costs: _Costs) -> int:
     """Return how many slots fit; none, never fewer, where more is used than there is."""
-    return max(0, min(room[at] // amount for at, amount in needs))
+    return max(0, min(room[at] // amount for at, amount in costs))

@@ -17,10 +17,10 @@ from burla.channel import CommTransport
 from burla.head.connections import Connection, Service
 from burla.head.head import Head
 from burla.head.leases import LeaseTasks
-from burla.node.plugin import STREAM_OP, NodePlugin, hold_lease
+from burla.node.plugin import NodePlugin, hold_lease
+from burla.protocol import STOP_OP, STREAM_OP
 
 PLUGIN_NAME = "burla-head"
-STOP_OP = "burla_stop"
 
 
 class HeadPlugin(SchedulerPlugin):

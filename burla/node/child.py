@@ -30,7 +30,9 @@ from burla.errors import BurlaError
 from burla.node import shared
 from burla.protocol import STDERR, STDOUT, TIME_BOX_S, Failure, Piece, Prepare, Report, Results, Run
 
-SLOW_CALL_NS = 1_000_000  # from here on, asking the kernel whether C code or a subprocess wrote costs nothing to speak of
+SLOW_CALL_NS = (
+    1_000_000  # from here on, asking the kernel whether C code or a subprocess wrote costs nothing to speak of
+)
 REPORT_BYTES = 1_000_000  # a report is sent early when it holds this much
 
 

@@ -159,7 +159,9 @@ class Nursery:
     async def _start_zygote(self) -> None:
         ours, theirs = socket.socketpair()
         package = str(Path(__file__).resolve().parents[2])
-        code = f"import sys; sys.path.insert(0, {package!r}); from burla.node.zygote import main; main({theirs.fileno()})"
+        code = (
+            f"import sys; sys.path.insert(0, {package!r}); from burla.node.zygote import main; main({theirs.fileno()})"
+        )
         self._zygote = subprocess.Popen(
             [sys.executable, "-P", "-c", code],
             pass_fds=(theirs.fileno(),),

@@ -68,6 +68,7 @@ class _Slot:
         self.block: Block | None = None  # the last one that the child got
         self.calls = 1  # of its last Run
         self.task: asyncio.Task[None] | None = None
+        self.silent = True  # its child's own client has not said anything
         self.channel: Channel | None = None
         self.busy = False
         self.deaths = 0  # of children, in a row, that no call is to blame for
@@ -272,6 +273,7 @@ class Lease:
         child.drain()
         threads = dict.fromkeys(THREAD_COUNTS, str(self._spec.func_cpu))
         child.send(Prepare(self._spec.id, self._spec.depth, self._spec.context, threads, slot.cpus, function))
+        slot.silent = True
         asyncio.get_running_loop().add_reader(child.nested, self._open_nested, slot, child)
         return child
 
@@ -287,7 +289,7 @@ class Lease:
         child, slot.child, slot.block = slot.child, None, None
         if child is None:
             return
-        with contextlib.suppress(ValueError):
+        if slot.silent:
             asyncio.get_running_loop().remove_reader(child.nested)
         if slot.channel is not None:
             slot.channel.close()
@@ -304,6 +306,7 @@ class Lease:
     def _open_nested(self, slot: _Slot, child: Child) -> None:
         """The child's own client says its first word."""
         asyncio.get_running_loop().remove_reader(child.nested)
+        slot.silent = False
         self._node.nursery.keep(self._serve_nested(slot, child))
 
     async def _serve_nested(self, slot: _Slot, child: Child) -> None:

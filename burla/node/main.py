@@ -29,9 +29,13 @@ class QuietWorker(Worker):
         """Start nothing: the notebook and the command line are our user interfaces."""
 
 
-async def run_node(address: Callable[[], str | None], security: Security, host: str, cpus: int | None, folder: str) -> None:
+async def run_node(
+    address: Callable[[], str | None], security: Security, host: str, cpus: int | None, folder: str
+) -> None:
     """Serve the head at `address()`, one after the other, until cancelled."""
-    offer = NodeOffer(id=(token := secrets.token_hex(8)), name=f"local-{token}", cpus=cpus or CPU_COUNT, ram_bytes=MEMORY_LIMIT)
+    offer = NodeOffer(
+        id=(token := secrets.token_hex(8)), name=f"local-{token}", cpus=cpus or CPU_COUNT, ram_bytes=MEMORY_LIMIT
+    )
     node = plugin.own_node = Node(offer)
     await node.start()
     try:

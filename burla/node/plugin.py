@@ -13,11 +13,10 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from burla.channel import CommTransport
 from burla.node.node import Node
-from burla.protocol import NodeOffer
+from burla.protocol import STREAM_OP, NodeOffer
 
 log = logging.getLogger(__name__)
 
-STREAM_OP = "burla"  # the Dask operation that begins a stream to the head
 RETRY_S = 0.5
 
 own_node: Node | None = None  # in a process that we started: it outlives its workers

@@ -113,7 +113,9 @@ class Zygote:
 
     def _reap(self) -> None:
         for number, pid in list(self._pids.items()):
-            if sys.platform == "linux":  # look first: as long as the pid is not given back, its group is surely the child's
+            if (
+                sys.platform == "linux"
+            ):  # look first: as long as the pid is not given back, its group is surely the child's
                 if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                     continue
                 _kill_group(pid, signal.SIGKILL)

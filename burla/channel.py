@@ -98,8 +98,8 @@ class StreamTransport:
 class Channel:
     """Asks, tells and answers over one transport.
 
-    `handler` is awaited for each message from the other side, in a task of its own, started in order of arrival; what it
-    returns is the reply, and a BurlaError that it raises is raised at the asking side.
+    `handler` is awaited for each message from the other side, in a task of its own, started in order of arrival. What
+    it returns is the reply, and a BurlaError that it raises is raised at the asking side.
     """
 
     def __init__(self, transport: Transport, handler: Handler | None = None):
@@ -118,16 +118,16 @@ class Channel:
         try:
             while True:
                 number, kind, message = pickle.loads(await self._transport.read())
-                match kind:
-                    case _ if kind == _REPLY or kind == _REFUSE:
-                        waiting = self._waiting.pop(number, None)
-                        if waiting is not None and not waiting.done():
-                            if kind == _REPLY:
-                                waiting.set_result(message)
-                            else:
-                                waiting.set_exception(message)
-                    case _:
-                        self.spawn(self._serve(number, kind, message))
+                if kind in (_TELL, _ASK):
+                    self.spawn(self._serve(number, kind, message))
+                    continue
+                waiting = self._waiting.pop(number, None)
+                if waiting is None or waiting.done():
+                    continue  # who asked has given up
+                if kind == _REPLY:
+                    waiting.set_result(message)
+                else:
+                    waiting.set_exception(message)
         except ChannelClosed as error:
             self._end(error)
             return error

@@ -13,7 +13,7 @@ from burla.client.job import ClientJob
 from burla.client.signals import interruptible
 from burla.display.progress import Progress
 from burla.display.terminal import PlainView, TerminalView
-from burla.errors import BurlaError, JobCancelled
+from burla.errors import JobCancelled
 from burla.protocol import Ended, Event, Failure, JobState, Notice, Output, Results
 
 TICK_S = 0.1  # how often a status line is looked at

@@ -46,7 +46,7 @@ def check(
     generator: Any,
     spinner: Any,
 ) -> Options:
-    """Return the options. Raises InvalidValue, InvalidType or NotAvailableYet, naming the parameter and what is allowed."""
+    """Return the options. Raises InvalidValue, InvalidType or NotAvailableYet, which name the parameter."""
     if not callable(function):
         raise InvalidType(f"function_={function!r:.200}: it must be callable.")
     try:

@@ -1,8 +1,9 @@
 """The messages between client, head, node and child, and the states of a job.
 
-Every message is a frozen dataclass that travels as one pickle; which process sends it stands in the headings. No message
-is larger than `MESSAGE_BYTES` by much: larger values travel as a `Blob`, in pieces. An input has one index from 0 to
-total - 1; a slice is a half-open range of indices within one block, so that splitting and handing back cost nothing.
+Every message is a frozen dataclass that travels as one pickle; which process sends it stands in the headings. No
+message is larger than `MESSAGE_BYTES` by much: larger values travel as a `Blob`, in pieces. An input has one index from
+0 to total - 1; a slice is a half-open range of indices within one block, so that splitting and handing back cost
+nothing.
 """
 
 from __future__ import annotations

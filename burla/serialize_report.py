@@ -16,6 +16,8 @@ from burla.serialize import ATOMIC, LruWrapper, Unpicklable, function_name, is_i
 
 _MAX_OBJECTS = 200_000  # the search for a path ends here: an error message may take a second, not a minute
 
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+
 Step = tuple[str, Any]  # a format of `key` and `of`, and the key
 
 
@@ -158,8 +160,9 @@ def _largest(function: Callable[..., Any]) -> list[tuple[str, int]]:
     nodes: list[tuple[Any, int, Step]] = [(function, -1, (_root_label(function), None))]
     seen: set[int] = set()
     sizes: list[tuple[str, int]] = []
-    for position, (value, _, _) in enumerate(nodes):  # grows while it is walked
-        if position and not _is_code(value):
+    for position, (value, parent, _) in enumerate(nodes):  # grows while it is walked
+        of_method = isinstance(nodes[parent][0], types.MethodType) and not isinstance(value, _CONTAINERS)
+        if position and not of_method and not _is_code(value):
             try:
                 sizes.append((_render(nodes, position), size_bytes(value)))
             except Unpicklable:  # an attribute that __getstate__ leaves out
@@ -235,7 +238,7 @@ def _of_data(value: Any, reduce: bool) -> Iterator[tuple[Any, Step]]:
         yield from ((child, ("item [{key}] of {of}", i)) for i, child in enumerate(value))
     elif isinstance(value, (set, frozenset)):
         yield from ((child, ("element {key} of {of}", short(child))) for child in value)
-    if type(value) in (dict, list, tuple, set, frozenset):
+    if type(value) in _CONTAINERS:
         return
     yield from ((child, ("attribute '.{key}' of {of}", name)) for name, child in getattr(value, "__dict__", {}).items())
     for kind in type(value).__mro__:

@@ -1,7 +1,7 @@
 """What every test has: markers by folder, and fixtures.
 
-Tests run real clusters: one for all tests of the session, in a `BURLA_HOME` of its own, and others where a test kills or
-changes something. Functions for calls are defined inside tests, so that they travel by value: children cannot import
+Tests run real clusters: one for all tests of the session, in a `BURLA_HOME` of its own, and others where a test kills
+or changes something. Functions for calls are defined inside tests, so that they travel by value: children cannot import
 test modules.
 """
 

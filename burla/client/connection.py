@@ -47,7 +47,7 @@ class DaskTarget:
         self.security = security
 
     async def open(self) -> Transport:
-        from distributed.comm import connect
+        from distributed.comm.core import connect
 
         arguments = self.security.get_connection_args("client") if self.security is not None else {}
         comm = await connect(self.address, timeout=10, **arguments)

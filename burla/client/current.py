@@ -1,4 +1,4 @@
-"""Which cluster a call of this process goes to: the one that was chosen, the caller's own in a call, else the local one."""
+"""Which cluster a call of this process goes to: the chosen one, in a call the one it runs on, else the local one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TRIES = 3  # a local cluster may end, idle, in the moment it is found
 
 
 def use(target: Any) -> None:
-    """Send calls of this process to a Dask scheduler: an address, a `distributed.Client`, or None for the local cluster.
+    """Send calls of this process to a Dask scheduler: an address, a `distributed.Client`; None: to the local cluster.
 
     Raises InvalidType for anything else, OSError if nobody answers there.
     """

@@ -110,7 +110,7 @@ class ClientJob:
     # events
 
     def events(self, tick_s: float | None = None) -> Iterator[Events | None]:
-        """Yield the journal batch by batch until the job is over; with `tick_s`, None whenever so long none came.
+        """Yield the journal batch by batch until the job is over; with `tick_s`, None when none came for so long.
 
         One batch is asked for ahead, no more: who reads slowly holds up nobody, and fills no memory here.
         """
@@ -137,8 +137,8 @@ class ClientJob:
             return serialize.load_results(results.each, data)
         except Exception as error:
             raise BurlaError(
-                f"inputs {results.start} to {results.stop - 1} ran, and their results cannot be loaded here: {error!r}. "
-                "Does the function return objects of a class that only the node can import?",
+                f"inputs {results.start} to {results.stop - 1} ran; their results cannot be loaded here: {error!r}. "
+                "Are they objects of a class that only the node can import, or that cannot be unpickled?",
                 start=results.start,
                 stop=results.stop,
             ) from error

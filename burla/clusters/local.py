@@ -107,7 +107,7 @@ def wait(process: subprocess.Popen[bytes] | None) -> Ready:
         ready = read_ready(where)
         if ready is not None and is_up(where):
             return ready
-        if process is not None and process.poll() is not None or process is None and not is_up(where):
+        if not is_up(where) if process is None else process.poll() is not None:
             break
         time.sleep(_POLL_S)
     ready = find()

@@ -13,7 +13,7 @@ _POLL_S = 0.02
 
 
 def try_lock(path: Path, wait_s: float = 0.0) -> int | None:
-    """Lock a file; return the descriptor that holds the lock, or None if somebody else has it for longer than `wait_s`."""
+    """Lock a file; return the descriptor that holds the lock, or None if somebody else has it beyond `wait_s`."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     until = time.monotonic() + wait_s
     while True:

@@ -1,4 +1,4 @@
-"""One connection to the head: of a client, or of a node. Turns messages into calls of `Head`, and results into replies."""
+"""One connection to the head, of a client or of a node: turns messages into calls of `Head`, results into replies."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
 """Shows leases to Dask: one long task, pinned to the node, per lease that lasts longer than a moment.
 
-The task does nothing but wait: who runs what is `place`'s decision, and begins by a message to the node, which is faster.
-It makes a busy cluster look busy, to Dask's dashboard, to adaptive scaling, to idle timeouts.
+The task only waits: who runs what is `place`'s decision, and begins by a message to the node, which is faster. It makes
+a busy cluster look busy: to Dask's dashboard, to adaptive scaling, to idle timeouts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, cast
 
 from distributed import Client, Future, Scheduler
 
@@ -50,12 +50,13 @@ class LeaseTasks:
             if wanted == self._shown.keys():
                 return
             if self._client is None:  # not at the plugin's start: awaiting a client there deadlocks
-                self._client = await Client(
+                client = Client(
                     self._scheduler.address,
                     security=self._scheduler.security,
                     asynchronous=True,
                     set_as_default=False,
                 )
+                self._client = await cast(Awaitable[Client], client)
             for job_id, node in wanted - self._shown.keys():
                 if node not in self.head.nodes:
                     continue

@@ -22,7 +22,7 @@ class QuietScheduler(Scheduler):
 async def run_head(
     host: str, port: int, security: Security, folder: Path, idle_after_s: float | None, ready: Callable[[str], None]
 ) -> None:
-    """Serve at `host` until idle or told to stop; `ready` is called with the address. Raises OSError if the port is taken."""
+    """Serve at `host` until idle or told to stop; call `ready` with the address. Raises OSError: the port is taken."""
     stopped = asyncio.Event()
     plugin = HeadPlugin(folder, idle_after_s, stopped.set)
     scheduler = QuietScheduler(host=host, port=port, security=security, dashboard=False, plugins=[plugin])

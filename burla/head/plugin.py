@@ -1,4 +1,4 @@
-"""The scheduler plugin: takes streams of clients and nodes, and installs the node side on every worker. No policy in it."""
+"""The scheduler plugin: takes streams of clients and nodes, installs the node side on every worker. No policy here."""
 
 from __future__ import annotations
 

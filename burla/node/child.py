@@ -1,9 +1,9 @@
 """A child: runs calls of one job, one at a time. Imports almost nothing; the user's code decides what else it loads.
 
-The node writes `Prepare`, then one `Run` after another to the control socket; each `Run` is answered by a `Report`, after
-`TIME_BOX_S` at the latest or when the call that is running then is done. Descriptors 1 and 2 are pipes to the node. After
-a call that wrote something the child writes a mark (a secret of this child, then the input's index) into that pipe, so
-that the node knows whose output it was without a message per call.
+The node writes `Prepare`, then one `Run` after another to the control socket; each `Run` is answered by a `Report`,
+when `TIME_BOX_S` is over and the call that runs then is done. Descriptors 1 and 2 are pipes to the node. After a call
+that wrote something the child writes a mark (a secret of this child, then the input's index) into that pipe, so that
+the node knows whose output it was without a message per call.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class Caller:
                     result = None
                 except Stopped:
                     raise
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - whatever a call raises belongs to the caller
                     failures.append(self._failure(error, index, value))
                     if kept:
                         results.append(_pack(start, index, pickled, kept))
@@ -249,15 +249,14 @@ def child_main(control_fd: int, nested_fd: int, memory_fd: int, secret: bytes) -
             return
         protocol.nested = protocol.Nested(nested_fd, prepare.job, prepare.depth)
         try:
-            caller: Caller | None = Caller(prepare, secret, memory)
-            broken = None
+            caller, broken = Caller(prepare, secret, memory), None
         except OSError as error:
             caller, broken = None, _unprepared(prepare, error)
         while (run := _receive(reader)) is not None:
             assert isinstance(run, Run)
             if caller is not None:
                 _send(stream, caller.run(run.pieces))
-            else:
+            elif broken is not None:
                 index = run.pieces[0].start
                 failure = Failure(index, serialize.dump_exception(broken, index, strip_files=(__file__,)))
                 _send(stream, Report((), (failure,), 1, 0.0))

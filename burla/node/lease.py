@@ -271,7 +271,7 @@ class Lease:
         child = slot.child = await self._node.nursery.clean_child()
         child.on_output = self._put
         child.drain()
-        threads = dict.fromkeys(THREAD_COUNTS, str(self._spec.func_cpu))
+        threads: dict[str, str] = dict.fromkeys(THREAD_COUNTS, str(self._spec.func_cpu))
         child.send(Prepare(self._spec.id, self._spec.depth, self._spec.context, threads, slot.cpus, function))
         slot.silent = True
         asyncio.get_running_loop().add_reader(child.nested, self._open_nested, slot, child)

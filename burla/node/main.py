@@ -57,7 +57,7 @@ async def run_node(
             try:
                 await worker
                 await worker.finished()
-            except (OSError, asyncio.TimeoutError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 log.info("the worker ended: %s", error)
             finally:
                 await worker.close()

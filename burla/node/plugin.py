@@ -8,7 +8,7 @@ import secrets
 from typing import Any
 
 from distributed import Worker, get_worker
-from distributed.comm import connect
+from distributed.comm.core import connect
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from burla.channel import CommTransport

@@ -1,7 +1,7 @@
 """The zygote: a clean, single-threaded process that forks children in a few milliseconds, and is their parent.
 
-It never runs the user's code, so it always answers: when its node goes, it ends all children; when a child ends, it ends
-what that child left behind (its process group, and the orphans it is the reaper of).
+It never runs the user's code, so it always answers: when its node goes, it ends all children; when a child ends, it
+ends what that child left behind (its process group, and the orphans it is the reaper of).
 
     node ──► fork: number, secret, 5 descriptors │ signal: number, signal
     node ◄── started: number, pid │ ended: number, wait status

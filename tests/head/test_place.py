@@ -154,6 +154,12 @@ def test_a_wide_job_waits_for_the_node_with_most_room():
     assert place(jobs, nodes, held, {}) == {("small", "n1"): 4, ("small", "n2"): 0}
 
 
+def test_nobody_gives_way_for_more_room_than_is_needed():
+    jobs = [job("narrow", 0), job("wide", 1, cpu=3), job("new", 2, cpu=3, at_most=1)]
+    held = {("narrow", "n"): 6, ("wide", "n"): 2}
+    assert place(jobs, [node("n", 12)], held, {}) == {("narrow", "n"): 6, ("wide", "n"): 1}
+
+
 def test_an_earlier_wide_job_is_not_starved_by_later_small_ones():
     nodes = [node("n", 2)]
     jobs = [job("wide", 0, cpu=2), job("b", 1), job("c", 2)]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Literal, TypeVar, overload
 
-from burla import config, follow, options, serialize
+from burla import config, follow, options, serialize, serialize_inputs
 from burla.client import current
 from burla.client.job import ClientJob
 from burla.client.signals import interruptible
@@ -128,7 +128,7 @@ def remote_parallel_map(
     try:
         with interruptible():
             job = ClientJob(current.connection(view.say), spec)
-            job.submit(serialize.pack_inputs(something))
+            job.submit(serialize_inputs.pack_inputs(something))
     except BaseException:
         view.close()
         raise

@@ -13,17 +13,14 @@ import pickle
 import sys
 import uuid
 import weakref
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, chain
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
 
-from burla import config, errors, protocol
+from burla import config, errors
 
 ATOMIC = frozenset({int, float, str, bytes, bool, type(None), complex})
-_SIZED = frozenset({str, bytes})
 LruWrapper = type(functools.lru_cache(len))
 
 _complete: weakref.WeakSet[type] = weakref.WeakSet()  # classes sent by value whose state is set in this process
@@ -211,17 +208,7 @@ def argument_mismatch(function: Callable[..., Any], value: Any, index: int) -> e
     return serialize_report.argument_mismatch(function, value, index)
 
 
-# inputs ---------------------------------------------------------------------------------------------------------------
-
-
-def pack_inputs(inputs: Iterable[Any], limit_bytes: int = config.INPUT_LIMIT_BYTES) -> Iterator[protocol.Block]:
-    """Yield blocks of the inputs, in order, each value pickled before the next one is taken.
-
-    Raises InputNotPicklable, or InputTooBig for a value over `limit_bytes`.
-    """
-    if type(inputs) in (list, tuple, range):
-        return _pack_sequence(inputs, limit_bytes)  # pyright: ignore[reportArgumentType]
-    return _pack_values(inputs, 0, limit_bytes, {})
+# inputs and results --------------------------------------------------------------------------------------------------
 
 
 def load_block(payload: bytes) -> list[Any]:
@@ -229,141 +216,42 @@ def load_block(payload: bytes) -> list[Any]:
     return pickle.loads(payload)
 
 
-def _pack_sequence(inputs: Sequence[Any], limit_bytes: int) -> Iterator[protocol.Block]:
-    budget_bytes = min(protocol.BLOCK_BYTES, limit_bytes)
-    definitions: Definitions = {}
-    first, length = 0, protocol.BLOCK_INPUTS
-    while first < len(inputs):
-        chunk = list(inputs[first : first + length])
-        sized_bytes = 0 if type(inputs) is range else _sized_bytes(chunk)
-        if sized_bytes is None:
-            yield from _pack_values(chunk, first, limit_bytes, definitions)
-            first += len(chunk)
-            length = protocol.BLOCK_INPUTS
-            continue
-        if sized_bytes > budget_bytes:  # may be far too much to pickle and see
-            chunk = chunk[: bisect_right(list(accumulate(map(_weight_bytes, chunk))), budget_bytes) or 1]
-        payload = pickle.dumps(chunk, 5)
-        while len(payload) > budget_bytes and len(chunk) > 1:
-            chunk = chunk[: max(1, min(len(chunk) - 1, len(chunk) * budget_bytes // len(payload)))]
-            payload = pickle.dumps(chunk, 5)
-        if len(payload) > limit_bytes:
-            _dump_input(chunk[0], first, limit_bytes, definitions)
-        yield protocol.Block(first, len(chunk), False, payload)
-        first += len(chunk)
-        grow = 2 if len(payload) < 0.75 * budget_bytes else 1
-        length = min(protocol.BLOCK_INPUTS, grow * len(chunk))
-
-
-def _sized_bytes(chunk: list[Any]) -> int | None:
-    """Return the length of all str and bytes in atomic values and tuples of such; None if there is anything else."""
-    types = set(map(type, chunk))
-    if tuple in types:
-        types.discard(tuple)
-        if not types <= ATOMIC:
-            return None
-        chunk = list(chain.from_iterable(value if type(value) is tuple else (value,) for value in chunk))
-        types = set(map(type, chunk))
-    if not types <= ATOMIC:
-        return None
-    if types <= _SIZED:
-        return sum(map(len, chunk))
-    return sum([len(value) for value in chunk if type(value) in _SIZED]) if types & _SIZED else 0
-
-
-def _weight_bytes(value: Any) -> int:
-    kind = type(value)
-    if kind is str:
-        return 10 + (len(value) if value.isascii() else 4 * len(value))
-    if kind is bytes:
-        return 10 + len(value)
-    if kind is int:
-        return 10 + value.bit_length() // 8
-    return 10 + sum(map(_weight_bytes, value)) if kind is tuple else 30
-
-
-def _pack_values(
-    values: Iterable[Any], first: int, limit_bytes: int, definitions: Definitions
-) -> Iterator[protocol.Block]:
-    budget_bytes = min(protocol.BLOCK_BYTES, limit_bytes)
-    items: list[Any] = []
-    each, size = False, 0
-    for index, value in enumerate(values, first):
-        kind = type(value)
-        weight = budget_bytes + 1
-        if kind in ATOMIC or (kind is tuple and ATOMIC.issuperset(map(type, value))):
-            weight = _weight_bytes(value)
-        plain = weight + 20 <= budget_bytes  # alone, a value has that much around it
-        data = None if plain and not each else _dump_input(value, index, limit_bytes, definitions)
-        value_bytes = weight if data is None else len(data) + 6
-        if items and (size + value_bytes > budget_bytes or len(items) == protocol.BLOCK_INPUTS):
-            yield protocol.Block(index - len(items), len(items), each, pickle.dumps(items, 5))
-            items, each, size = [], False, 0
-            data = None if plain else data
-        if data is not None and not each:
-            items, each = [pickle.dumps(item, 5) for item in items], True
-        items.append(value if data is None else data)
-        size += value_bytes
-        first = index + 1
-    if items:
-        yield protocol.Block(first - len(items), len(items), each, pickle.dumps(items, 5))
-
-
-def _dump_input(value: Any, index: int, limit_bytes: int, definitions: Definitions) -> bytes:
-    try:
-        data = dump_value(value, definitions)
-    except Unpicklable as error:
-        from burla import serialize_report
-
-        raise serialize_report.input_not_picklable(value, index, error) from error.__cause__
-    if len(data) > limit_bytes:
-        from burla import serialize_report
-
-        raise serialize_report.input_too_big(value, index, len(data), limit_bytes)
-    return data
-
-
-# results --------------------------------------------------------------------------------------------------------------
-
-
 class ResultPacker:
-    """Collects results of consecutive calls, from call `first` on; what is not atomic is pickled at once."""
+    """Collects results of consecutive calls, from call `first` on; what is not atomic is pickled at once.
 
-    def __init__(self, first: int = 0):
+    A function may return the same object again and again, and change it: each result is kept as it was returned.
+    """
+
+    def __init__(self, first: int = 0, definitions: Definitions | None = None):
         self.first = first
+        self.size_bytes = 0  # about, of all that was added
         self._items: list[Any] = []
         self._each = False
-        self._sized_bytes = 0
-        self._definitions: Definitions = {}
+        self._definitions: Definitions = {} if definitions is None else definitions
 
     def __len__(self) -> int:
         return len(self._items)
-
-    @property
-    def size_bytes(self) -> int:
-        """About how large the payload will be."""
-        return self._sized_bytes + 10 * len(self._items)
 
     def add(self, result: Any) -> None:
         """Add the result of the next call. Raises ResultNotPicklable, and then has not added it."""
         kind = type(result)
         if kind in ATOMIC and not self._each:
             self._items.append(result)
-            if kind in _SIZED:
-                self._sized_bytes += len(result)
+            if kind is str or kind is bytes:
+                self.size_bytes += len(result)
             return
         data = dump_result(result, self.first + len(self._items), self._definitions)
         if not self._each:
             self._items = [pickle.dumps(item, 5) for item in self._items]
             self._each = True
         self._items.append(data)
-        self._sized_bytes += len(data)
+        self.size_bytes += len(data)
 
     def pack(self) -> tuple[bool, bytes]:
         """Return `each` and the payload of the results so far, and go on with the next call's."""
         packed = self._each, pickle.dumps(self._items, 5)
         self.first += len(self._items)
-        self._items, self._each, self._sized_bytes = [], False, 0
+        self._items, self._each = [], False
         return packed
 
 

@@ -73,4 +73,4 @@ class LeaseTasks:
         if self._updating is not None:
             self._updating.cancel()
         if self._client is not None:
-            await self._client.close()
+            await cast(Awaitable[None], self._client.close())

@@ -133,60 +133,44 @@ class Caller:
         self._function: Callable[..., Any] | None = None
         self._loop: asyncio.Runner | None = None
         self._block: list[Any] = []
+        self._definitions: serialize.Definitions = {}  # of classes in results
 
     def run(self, pieces: tuple[Piece, ...]) -> Report:
         """Run calls until the time box or the limit ends; never raises what a call raises."""
-        memory, surroundings, streams = self._memory, self._surroundings, self._streams
-        atomic, now = serialize.ATOMIC, time.monotonic_ns
-        out, err = streams
-        began = time.monotonic_ns()
+        memory, surroundings, now = self._memory, self._surroundings, time.monotonic_ns
+        out, err = self._streams
+        began = since = now()
         end = began + int(TIME_BOX_S * 1e9)
-        position, size = 0, 0
+        position, full = 0, False
         results: list[Results] = []
         failures: list[Failure] = []
         for piece in pieces:
             if piece.payload is not None:
                 self._block = serialize.load_block(piece.payload)
             values, each, first = self._block, piece.each, piece.first
-            kept: list[Any] = []
-            start, pickled = piece.start, False
-            index = start
-            since = now()
+            packer = serialize.ResultPacker(piece.start, self._definitions)
             for index in range(piece.start, piece.stop):
                 memory[shared.POSITION] = position
-                if position >= memory[shared.LIMIT] or since > end or size > REPORT_BYTES:
+                full = position >= memory[shared.LIMIT] or since > end or packer.size_bytes > REPORT_BYTES
+                if full:
                     break
                 memory[shared.STARTED_NS] = since
                 memory[shared.INDEX] = index
                 value = None
                 try:
-                    value = values[index - first]
-                    if each:
-                        value = serialize.load_value(value)
+                    value = serialize.load_value(values[index - first]) if each else values[index - first]
                     function = self._function or self._load()
                     result = function(*value) if type(value) is tuple else function(value)
-                    kind = type(result)
-                    if kind not in atomic:
-                        if kind is types.CoroutineType:
-                            result = self._await(result)
-                        if not pickled:
-                            kept, pickled = [serialize.dump_value(one) for one in kept], True
-                        kept.append(serialize.dump_result(result, index))
-                        size += len(kept[-1])
-                    elif pickled:
-                        kept.append(serialize.dump_value(result))
-                    else:
-                        kept.append(result)
-                        if kind is str or kind is bytes:
-                            size += len(result)
+                    if type(result) is types.CoroutineType:
+                        result = self._await(result)
+                    packer.add(result)
                     result = None
                 except Stopped:
                     raise
                 except BaseException as error:  # noqa: BLE001 - whatever a call raises belongs to the caller
                     failures.append(self._failure(error, index, value))
-                    if kept:
-                        results.append(_pack(start, index, pickled, kept))
-                    kept, pickled, start = [], False, index + 1
+                    _pack(packer, results)
+                    packer.first = index + 1
                 position += 1
                 until = now()
                 if out.written or err.written or until - since > SLOW_CALL_NS:
@@ -196,11 +180,8 @@ class Caller:
                     surroundings.restore()
                 if sys.stdout is not out or sys.stderr is not err:
                     surroundings.restore_streams()
-            else:
-                index = piece.stop
-            if kept:
-                results.append(_pack(start, index, pickled, kept))
-            if index < piece.stop:
+            _pack(packer, results)
+            if full:
                 break
         self._marks.after(memory[shared.INDEX])
         memory[shared.INDEX] = -1
@@ -230,8 +211,11 @@ def _raised_here(error: BaseException) -> bool:
     return error.__traceback__ is not None and error.__traceback__.tb_next is None
 
 
-def _pack(start: int, stop: int, each: bool, kept: list[Any]) -> Results:
-    return Results(start, stop, each, pickle.dumps(kept, 5))
+def _pack(packer: serialize.ResultPacker, results: list[Results]) -> None:
+    if packer:
+        start = packer.first
+        each, payload = packer.pack()
+        results.append(Results(start, packer.first, each, payload))
 
 
 def child_main(control_fd: int, nested_fd: int, memory_fd: int, secret: bytes) -> None:

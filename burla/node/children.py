@@ -99,6 +99,14 @@ class Child:
         for pipe in self.pipes:
             pipe.drain()
 
+    def pause_output(self) -> None:
+        for pipe in self.pipes:
+            pipe.pause()
+
+    def resume_output(self) -> None:
+        for pipe in self.pipes:
+            pipe.start()
+
     def retire(self) -> None:
         """Let an idle child end by itself; it is ended if that takes long."""
         if self._writer is not None:

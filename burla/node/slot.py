@@ -1,0 +1,137 @@
+"""A slot of a lease: one child of the job, what it was sent, and the channel of its nested calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from burla.channel import Channel, StreamTransport
+from burla.node import shared
+from burla.node.children import Child
+from burla.protocol import TIME_BOX_S, Block, JobSpec, Output, Piece, Prepare, Relay, Report, Run, Slice
+
+if TYPE_CHECKING:
+    from burla.node.node import Node
+
+OVERDUE_S = 1.5 * TIME_BOX_S  # a long call holds up those behind it
+INVISIBLE_S = 0.002  # no store of one CPU stays invisible to another for longer, by far
+
+THREAD_COUNTS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "TBB_NUM_THREADS",
+)  # fmt: skip
+
+
+class Slot:
+    """Room for one call at a time. Holds `func_cpu` CPUs until `close`."""
+
+    def __init__(self, node: Node, spec: JobSpec, on_output: Callable[[Output], None]):
+        self.child: Child | None = None
+        self.calls = 1  # of the last Run
+        self.deaths = 0  # of children, in a row, that no call is to blame for
+        self.busy = False
+        self.task: asyncio.Task[None] | None = None
+        self._node = node
+        self._spec = spec
+        self._on_output = on_output
+        self._cpus = node.take_cpus(spec.func_cpu)
+        self._block: Block | None = None  # the last one that the child got
+        self._silent = True  # the child's own client has not said anything
+        self._nested: Channel | None = None
+
+    async def prepare(self, function: bytes) -> None:
+        """Get a clean child, unless there is one, and make it a child of the job."""
+        if self.child is not None:
+            return
+        child = self.child = await self._node.nursery.clean_child()
+        child.on_output = self._on_output
+        environ: dict[str, str] = dict.fromkeys(THREAD_COUNTS, str(self._spec.func_cpu))
+        child.send(Prepare(self._spec.id, self._spec.depth, self._spec.context, environ, self._cpus, function))
+        self._silent = True
+        asyncio.get_running_loop().add_reader(child.nested, self._open_nested, child)
+
+    async def send(self, calls: list[Slice]) -> None:
+        """Send calls to the child."""
+        assert self.child is not None
+        pieces = [await self._piece(one) for one in calls]
+        self.child.memory[shared.POSITION] = 0
+        self.child.memory[shared.LIMIT] = shared.NO_LIMIT
+        self.child.send(Run(tuple(pieces)))
+
+    async def _piece(self, one: Slice) -> Piece:
+        block = one.block
+        if self._block is block:
+            return Piece(block.first, block.each, None, one.start, one.stop)
+        self._block = block
+        payload = await self._node.fetch(self._spec.id, block.payload)
+        return Piece(block.first, block.each, payload, one.start, one.stop)
+
+    async def receive(self, calls: int, take_back: Callable[[int], None]) -> tuple[Report | None, int]:
+        """Return the child's report, None if it died, and how many calls it kept to the end.
+
+        When a call takes long, those behind it are taken back: `take_back` is told from which position on.
+        """
+        assert self.child is not None
+        receiving = asyncio.ensure_future(self.child.receive())
+        kept = calls
+        if calls > 1:
+            await asyncio.wait([receiving], timeout=OVERDUE_S)
+            if not receiving.done():
+                kept = await self._limit(self.child, calls)
+                take_back(kept)
+        return await receiving, kept
+
+    async def _limit(self, child: Child, calls: int) -> int:
+        child.memory[shared.LIMIT] = limit = child.memory[shared.POSITION] + 1
+        await asyncio.sleep(INVISIBLE_S)
+        return min(calls, max(limit, child.memory[shared.POSITION] + 1))
+
+    def stop(self) -> None:
+        """End the call that runs, and its child."""
+        if self.child is not None:
+            self.child.stop()
+
+    def let_go(self) -> None:
+        """Have no child any more: end it, and what its calls started through burla."""
+        child, self.child, self._block = self.child, None, None
+        if child is None:
+            return
+        if self._silent:
+            asyncio.get_running_loop().remove_reader(child.nested)
+        if self._nested is not None:
+            self._nested.close()
+            self._nested = None
+            self._node.nested_ended(self._session(child))
+        child.retire()
+        self._node.nursery.keep(_close_when_ended(child))
+
+    def close(self) -> None:
+        self.let_go()
+        self._node.return_cpus(self._cpus)
+
+    # nested calls
+
+    def _session(self, child: Child) -> str:
+        return f"{self._node.offer.id}/{child.number}"
+
+    def _open_nested(self, child: Child) -> None:
+        """The child's own client says its first word."""
+        asyncio.get_running_loop().remove_reader(child.nested)
+        self._silent = False
+        self._node.nursery.keep(self._serve_nested(child))
+
+    async def _serve_nested(self, child: Child) -> None:
+        reader, writer = await asyncio.open_connection(sock=child.nested)
+        session, spec = self._session(child), self._spec
+
+        async def relay(message: object) -> object:
+            return await self._node.ask(Relay(session, spec.id, spec.depth, message))
+
+        self._nested = Channel(StreamTransport(reader, writer), relay)
+        await self._nested.run()
+
+
+async def _close_when_ended(child: Child) -> None:
+    await child.ended
+    child.close()

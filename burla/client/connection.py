@@ -21,8 +21,8 @@ from burla.channel import Channel, ChannelClosed, CommTransport, StreamTransport
 from burla.clusters import local
 from burla.clusters.security import load_security
 from burla.config import CLIENT_LEASE_S
-from burla.errors import ClusterLost
-from burla.protocol import STREAM_OP, Beat, Goodbye, Hello, Welcome
+from burla.errors import ClusterError, ClusterLost
+from burla.protocol import PROTOCOL_VERSION, STREAM_OP, Beat, Goodbye, Hello, Welcome
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Connection:
 
     def __init__(self, target: Target):
         self.target = target
-        self.welcome: Welcome | None = None
+        self.welcome: Welcome
         self._session = secrets.token_hex(8)
         self._channel: Channel | None = None
         self._connecting: asyncio.Task[Channel] | None = None
@@ -161,6 +161,12 @@ class Connection:
         channel = Channel(await self.target.open())
         self._serving = asyncio.ensure_future(channel.run())
         self.welcome = await channel.ask(Hello(self._session))
+        if self.welcome.version != PROTOCOL_VERSION:
+            channel.close()
+            raise ClusterError(
+                f"the cluster speaks version {self.welcome.version} of burla's messages, this process "
+                f"{PROTOCOL_VERSION}. Install the same version of burla on both."
+            )
         channel.spawn(self._beat(channel))
         self._channel = channel
         return channel

@@ -87,7 +87,7 @@ def _local(say: Callable[[str], None]) -> Connection:
         except OSError as failed:
             error = failed
             continue
-        if connection.welcome is not None and connection.welcome.closing:
+        if connection.welcome.closing:
             connection.close()
             local.wait_for_end()
             continue

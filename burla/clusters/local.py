@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import hashlib
@@ -16,12 +15,14 @@ from pathlib import Path
 
 from burla import config
 from burla.clusters import locks
+from burla.clusters.rpc import ask_scheduler
 from burla.clusters.security import create_keys, load_security, private_folder
 from burla.clusters.supervisor import READY_FILE, Ready, read_ready
 from burla.errors import ClusterStartFailed
 from burla.protocol import STOP_OP
 
 START_S = 60.0
+ANSWER_S = 5.0
 _POLL_S = 0.01
 _PACKAGE = Path(__file__).resolve().parents[1]
 LOG_FILE = "log.txt"
@@ -124,7 +125,8 @@ def stop(ready: Ready, only_if_idle: bool) -> list[str]:
     A head that cannot be asked is ended with its supervisor.
     """
     try:
-        unfinished = asyncio.run(_ask_to_stop(ready, only_if_idle))
+        security = load_security(folder())
+        unfinished = list(ask_scheduler(ready.address, security, STOP_OP, ANSWER_S, only_if_idle=only_if_idle))
     except OSError:
         unfinished = []
         with contextlib.suppress(ProcessLookupError):
@@ -133,14 +135,6 @@ def stop(ready: Ready, only_if_idle: bool) -> list[str]:
         wait_for_end()
         return []
     return unfinished
-
-
-async def _ask_to_stop(ready: Ready, only_if_idle: bool) -> list[str]:
-    from distributed.core import rpc
-
-    arguments = load_security(folder()).get_connection_args("client")
-    async with rpc(ready.address, timeout=5, connection_args=arguments) as head:
-        return list(await getattr(head, STOP_OP)(only_if_idle=only_if_idle))
 
 
 def wait_for_end() -> None:

@@ -283,6 +283,6 @@ def dump_exception(error: BaseException, index: int, strip_files: tuple[str, ...
 
 def load_exception(data: bytes) -> BaseException:
     """Return the exception of a pickle made by `dump_exception`, or a RemoteError that describes it; never raises."""
-    from burla import serialize_errors
+    from burla import serialize_rebuild
 
-    return serialize_errors.load(data)
+    return serialize_rebuild.load(data)

@@ -1,12 +1,10 @@
 """Exceptions as bytes: each one a record that refers to others by number, so that cycles and awkward classes survive.
 
-Loading makes all exceptions first, then sets their attributes, then links them; what cannot be made is a RemoteError.
+`serialize_rebuild` makes exceptions of the records again.
 """
 
 from __future__ import annotations
 
-import ast
-import functools
 import io
 import pickle
 import traceback
@@ -19,13 +17,13 @@ from burla import errors
 from burla.serialize import ATOMIC, Pickler
 from burla.serialize_report import short, type_name
 
-_FAILURES = (Exception, SystemExit, GeneratorExit)  # what a user's class may raise while it is made; not Ctrl-C
-_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
-_set = BaseException.__setattr__  # frozen dataclasses, too, can be exceptions
+FAILURES = (Exception, SystemExit, GeneratorExit)  # what a user's class may raise while it is made; not Ctrl-C
+set_attribute = BaseException.__setattr__  # frozen dataclasses, too, can be exceptions
+SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
 @dataclass(slots=True)
-class _Record:
+class Record:
     type_name: str
     message: str
     text: str  # the formatted traceback
@@ -65,7 +63,7 @@ class _Dumper:
         self.errors: list[BaseException] = []
         self.numbers: dict[int, int] = {}
 
-    def records(self, error: BaseException) -> list[_Record]:
+    def records(self, error: BaseException) -> list[Record]:
         self.number(error)
         records = []
         for found in self.errors:  # grows while it is walked
@@ -78,14 +76,14 @@ class _Dumper:
             self.errors.append(error)
         return self.numbers[id(error)]
 
-    def _record(self, error: BaseException) -> _Record:
+    def _record(self, error: BaseException) -> Record:
         notes = _notes(error)
         make, state, why = self._make(error, notes)
         slots = self._dump_dict(_slots(error), notes) if make else None
         cause, context = error.__cause__, error.__context__
-        return _Record(
+        return Record(
             type_name(error),
-            _message(error),
+            message_of(error),
             _format(error, self.strip_files, chain=error is self.errors[0]),
             _frames(error.__traceback__, self.strip_files),
             make,
@@ -107,14 +105,14 @@ class _Dumper:
                 if isinstance(state, dict):
                     return make, self._dump_dict(state, notes), ""
                 return make, None if state is None else self._dump(state), ""
-            except _FAILURES:  # something in it cannot be sent: part by part, below
+            except FAILURES:  # something in it cannot be sent: part by part, below
                 pass
         args = tuple(self._argument(i, value, notes) for i, value in enumerate(error.args))
         try:
-            _new(type(error), args)
-            make = self._dump((_new, (type(error), args)))
-        except _FAILURES as failure:
-            return None, None, f"{type(failure).__name__}: {_message(failure)}"
+            new_exception(type(error), args)
+            make = self._dump((new_exception, (type(error), args)))
+        except FAILURES as failure:
+            return None, None, f"{type(failure).__name__}: {message_of(failure)}"
         return make, self._dump_dict(_without_notes(vars(error)), notes), ""
 
     def _argument(self, i: int, value: Any, notes: list[str]) -> Any:
@@ -126,7 +124,7 @@ class _Dumper:
     def _dump_dict(self, values: dict[str, Any], notes: list[str]) -> bytes:
         try:
             return self._dump(values)
-        except _FAILURES:
+        except FAILURES:
             kept = {}
             for name, value in values.items():
                 if self._can_travel(value):
@@ -138,7 +136,7 @@ class _Dumper:
     def _can_travel(self, value: Any) -> bool:
         try:
             self._dump(value)
-        except _FAILURES:
+        except FAILURES:
             return False
         return True
 
@@ -146,7 +144,7 @@ class _Dumper:
         file = io.BytesIO()
         _RefPickler(file, self.number).dump(value)
         data = file.getvalue()
-        _RefUnpickler(data, self.errors.__getitem__).load()  # some pickles can only be made, not loaded
+        RefUnpickler(data, self.errors.__getitem__).load()  # some pickles can only be made, not loaded
         return data
 
 
@@ -161,7 +159,7 @@ class _RefPickler(Pickler):
         return self.number(obj) if issubclass(type(obj), BaseException) else None
 
 
-class _RefUnpickler(pickle.Unpickler):
+class RefUnpickler(pickle.Unpickler):
     def __init__(self, data: bytes, get: Callable[[int], BaseException]):
         super().__init__(io.BytesIO(data))
         self.get = get
@@ -182,7 +180,7 @@ def _faithful_reduce(error: BaseException) -> tuple[Any, tuple[Any, ...], Any] |
         same = type(twin) is type(error) and len(twin.args) == len(error.args)
         if not (same and all(map(_same, twin.args, error.args))):
             return None
-    except _FAILURES:
+    except FAILURES:
         return None
     return function, args, _without_notes(state) if isinstance(state, dict) else state
 
@@ -191,14 +189,14 @@ def _same(one: Any, other: Any) -> bool:
     return one is other or (type(one) is type(other) and type(one) in ATOMIC and one == other)
 
 
-def _new(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+def new_exception(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
     """Make an exception without its `__init__`, which may want other arguments than those in `args`."""
     try:
         error = cls.__new__(cls, *args)
-    except _FAILURES:
+    except FAILURES:
         builtin = next(base for base in cls.__mro__ if base.__module__ == "builtins")
         error = builtin.__new__(cls, *args)
-    _set(error, "args", args)
+    set_attribute(error, "args", args)
     return error
 
 
@@ -209,7 +207,7 @@ def _slots(error: BaseException) -> dict[str, Any]:
         if cls in (BaseException, BaseExceptionGroup, object):
             continue
         for name, slot in vars(cls).items():
-            if not isinstance(slot, _SLOTS):
+            if not isinstance(slot, SLOTS):
                 continue
             if name in ("__dict__", "__weakref__") or (cls is AttributeError and name == "obj"):
                 continue  # obj may be the user's whole model
@@ -231,10 +229,10 @@ def _notes(error: BaseException) -> list[str]:
     return [note if type(note) is str else short(note) for note in notes] if isinstance(notes, (list, tuple)) else []
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     try:
         return str(error)
-    except _FAILURES as failure:
+    except FAILURES as failure:
         return f"<its str() raised {type(failure).__name__}>"
 
 
@@ -261,140 +259,6 @@ def _format(error: BaseException, strip_files: tuple[str, ...], chain: bool) -> 
                 waiting += [part.__cause__, part.__context__, *(part.exceptions or ())]
         return "".join(formatted.format(chain=chain))
     except Exception as failure:  # noqa: BLE001 - traceback trusts attributes that may be anything
-        return f"{type_name(error)}: {_message(error)} (its traceback cannot be formatted: {type(failure).__name__})\n"
-
-
-def load(data: bytes) -> BaseException:
-    try:
-        loader = _Loader(*pickle.loads(data))
-    except _FAILURES as failure:
-        reason = f"{type(failure).__name__}: {_message(failure)}"
-        return errors.RemoteError(
-            f"a call raised an exception whose description cannot be read here ({reason}). Check that the same "
-            "versions of burla and Python are in use here and there.",
-            type_name="unknown",
-            traceback="",
+        return (
+            f"{type_name(error)}: {message_of(error)} (its traceback cannot be formatted: {type(failure).__name__})\n"
         )
-    try:
-        return loader.load()
-    except _FAILURES as failure:
-        return loader.remote_error(0, f"{type(failure).__name__}: {_message(failure)}")
-
-
-class _Loader:
-    def __init__(self, index: int, records: list[_Record]):
-        if not records or not all(isinstance(record, _Record) for record in records):
-            raise ValueError("it holds no exception")
-        self.index = index
-        self.records = records
-        self.made: dict[int, BaseException] = {}
-        self.making: set[int] = set()
-        self.bare: set[int] = set()  # made by `_new`: what they get is their `__dict__`, not what `__setstate__` takes
-        self.failed: set[int] = set()  # these are a RemoteError here
-
-    def load(self) -> BaseException:
-        for number in range(len(self.records)):
-            self._get(number)
-        for number in range(len(self.records)):
-            try:
-                self._set_state(number)
-            except _FAILURES as failure:
-                self._give_up(number, f"{type(failure).__name__}: {_message(failure)}")
-        for number in range(len(self.records)):
-            self._link(number)
-        error = self.made[0]
-        note = f"burla: raised by the call of input {self.index}"
-        state = vars(error)
-        state["burla_input_index"] = self.index
-        if note not in state.get("__notes__", ()):
-            state["__notes__"] = [*state.get("__notes__", ()), note]
-        return error
-
-    def _get(self, number: int) -> BaseException:
-        if number not in self.made:
-            record = self.records[number]
-            if record.make is None or number in self.making:
-                return self._give_up(number, record.why or "it contains itself")
-            self.making.add(number)
-            try:
-                function, args = _RefUnpickler(record.make, self._get).load()
-                made = function(*args)
-                if function is _new:
-                    self.bare.add(number)
-                if not isinstance(made, BaseException):
-                    raise TypeError(f"{record.type_name} was rebuilt as {type_name(made)}")
-                self.made.setdefault(number, made)
-            except _FAILURES as failure:
-                return self._give_up(number, f"{type(failure).__name__}: {_message(failure)}")
-        return self.made[number]
-
-    def _give_up(self, number: int, why: str) -> errors.RemoteError:
-        self.failed.add(number)
-        error = self.made[number] = self.remote_error(number, why)
-        return error
-
-    def remote_error(self, number: int, why: str) -> errors.RemoteError:
-        record = self.records[number]
-        return errors.RemoteError(
-            f"the call of input {self.index} raised {record.type_name}: {record.message}\n"
-            f"(This exception cannot be rebuilt here: {why}. Raise one of a class that both sides can import.)\n\n"
-            f"{record.text}",
-            type_name=record.type_name,
-            traceback=record.text,
-        )
-
-    def _set_state(self, number: int) -> None:
-        record, error = self.records[number], self.made[number]
-        if number in self.failed:
-            return
-        if record.state is not None:
-            state = _RefUnpickler(record.state, self.made.__getitem__).load()
-            as_dict = number in self.bare or type(error).__setstate__ is BaseException.__setstate__
-            if as_dict and isinstance(state, dict):
-                for name, value in state.items():
-                    if isinstance(getattr(type(error), name, None), _SLOTS):  # name and path of an ImportError
-                        _set(error, name, value)
-                    else:
-                        vars(error)[name] = value
-            else:
-                error.__setstate__(state)
-        if record.slots is not None:
-            for name, value in _RefUnpickler(record.slots, self.made.__getitem__).load().items():
-                try:
-                    _set(error, name, value)
-                except (AttributeError, TypeError):  # read-only: derived from what is set already
-                    continue
-
-    def _link(self, number: int) -> None:
-        record, error = self.records[number], self.made[number]
-        vars(error).pop("__notes__", None)
-        if record.notes:
-            vars(error)["__notes__"] = list(record.notes)
-        _set(error, "__cause__", None if record.cause is None else self.made[record.cause])
-        _set(error, "__context__", None if record.context is None else self.made[record.context])
-        _set(error, "__suppress_context__", record.suppress_context)
-        _set(error, "__traceback__", _traceback(record.frames))
-
-
-def _traceback(frames: list[tuple[str, str, int, str]]) -> types.TracebackType | None:
-    """Make real frames with the file, function and line of the remote ones; they have no columns to underline."""
-    tb = None
-    stub = _stub()
-    for file, name, line, module in reversed(frames):
-        code = stub.replace(co_filename=file, co_name=name, co_qualname=name, co_firstlineno=line)
-        try:
-            exec(code, {"__name__": module, "__file__": file})
-        except ZeroDivisionError as error:
-            here = error.__traceback__
-            assert here is not None and here.tb_next is not None
-            tb = types.TracebackType(tb, here.tb_next.tb_frame, here.tb_next.tb_lasti, line)
-    return tb
-
-
-@functools.cache
-def _stub() -> types.CodeType:
-    tree = ast.parse("raise ZeroDivisionError")
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.stmt, ast.expr)):
-            node.col_offset = node.end_col_offset = -1
-    return compile(tree, "", "exec")

@@ -1181,7 +1181,14 @@ tell([caught, MyError.raised])
 
 
 def test_a_child_does_not_import_what_only_errors_need():
-    names = ("tblib", "distributed", "numpy", "burla.serialize_report", "burla.serialize_errors")
+    names = (
+        "tblib",
+        "distributed",
+        "numpy",
+        "burla.serialize_report",
+        "burla.serialize_errors",
+        "burla.serialize_rebuild",
+    )
     code = f"import sys, burla.serialize; print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

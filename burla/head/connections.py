@@ -10,7 +10,8 @@ from typing import Any
 
 from burla.channel import Channel, Transport
 from burla.errors import BurlaError, JobCancelled
-from burla.head.head import Head, Session
+from burla.head.head import Head
+from burla.head.members import Session
 from burla.protocol import (
     PROTOCOL_VERSION,
     AddInputs,

@@ -10,13 +10,14 @@ import logging
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from burla import config, serialize
+from burla import serialize
 from burla.channel import Channel
 from burla.errors import BurlaError, ClusterLost, JobCancelled, NoCompatibleNodes, NoNodes, WorkerCrashed
 from burla.head import jobs, place
+from burla.head.members import NodeState, Session
 from burla.head.running import RunningJob
 from burla.protocol import (
     Block,
@@ -41,39 +42,6 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0
 NODE_LEASE_S = 20.0  # a node beats every 5 s; silent for so long, its calls run elsewhere
 MOST_DEPTH = 20  # of calls within calls: a function that calls itself without end must not fill the machine
-
-
-@dataclass
-class NodeState:
-    """A node that has joined."""
-
-    offer: NodeOffer
-    channel: Channel
-    address: str
-    seen: float
-
-
-@dataclass
-class Session:
-    """A client, over reconnects. `node`, `parent` and `depth`: it is the client of a child, in a call."""
-
-    id: str
-    seen: float
-    channel: Channel | None = None
-    gone: float | None = None  # since when its connection has been gone
-    gone_cleanly: bool = False
-    node: str | None = None
-    parent: str | None = None
-    depth: int = -1
-    jobs: set[str] = field(default_factory=set)
-
-    def expired(self, now: float) -> bool:
-        """Whether its attached jobs are nobody's any more."""
-        if self.node is not None:
-            return False  # its node says when the child ends
-        if self.gone is not None and self.gone_cleanly and now - self.gone > config.CLIENT_GONE_S:
-            return True
-        return now - self.seen > config.CLIENT_LEASE_S
 
 
 class Head:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,9 @@ from burla.errors import ClusterBusy, ClusterLost, InvalidType
 _lock = threading.RLock()
 _chosen: Target | None = None
 _connection: Connection | None = None
+_starting: subprocess.Popen[bytes] | None = (
+    None  # a local cluster that this process started and nobody has been told of
+)
 _TRIES = 3  # a local cluster may end, idle, in the moment it is found
 
 
@@ -54,8 +58,10 @@ def forget() -> None:
 
 def begin() -> None:
     """Start the local cluster if a call would need it, without waiting: what comes next can be done meanwhile."""
-    if _chosen is None and protocol.nested is None and not (_connection is not None and _connection.alive):
-        local.start()
+    global _starting
+    with _lock:
+        if _chosen is None and protocol.nested is None and not (_connection is not None and _connection.alive):
+            _starting = local.start() or _starting
 
 
 def connection(say: Callable[[str], None]) -> Connection:
@@ -75,10 +81,11 @@ def connection(say: Callable[[str], None]) -> Connection:
 
 
 def _local(say: Callable[[str], None]) -> Connection:
+    global _starting
     error: Exception | None = None
     for _ in range(_TRIES):
-        process = local.start()
-        ready = local.wait(process)
+        started = _starting = local.start() or _starting
+        ready = local.wait(started)
         if ready.source != local.source_key():
             _replace(ready)
             continue
@@ -91,7 +98,8 @@ def _local(say: Callable[[str], None]) -> Connection:
             connection.close()
             local.wait_for_end()
             continue
-        if process is not None:
+        _starting = None
+        if started is not None:
             say(f"started a local cluster: {describe(ready)}")
         return connection
     raise ClusterLost(f"the local cluster cannot be reached: {error}. Its log: {local.folder() / local.LOG_FILE}")

@@ -226,7 +226,6 @@ class Supervisor:
 
 def main(folder: Path, source: str) -> None:
     """Run the local cluster of a folder, unless one runs already."""
-    os.umask(0o077)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s")
     lock = locks.try_lock(folder / "lock", wait_s=2.0)
     if lock is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from burla.channel import Channel, StreamTransport
 from burla.node import shared
 from burla.node.children import Child
+from burla.node.zygote import CHILD_VARIABLE
 from burla.protocol import TIME_BOX_S, Block, JobSpec, Output, Piece, Prepare, Relay, Report, Run, Slice
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Slot:
         child = self.child = await self._node.nursery.clean_child()
         child.on_output = self._on_output
         environ: dict[str, str] = dict.fromkeys(THREAD_COUNTS, str(self._spec.func_cpu))
+        environ[CHILD_VARIABLE] = str(child.number)
         child.send(Prepare(self._spec.id, self._spec.depth, self._spec.context, environ, self._cpus, function))
         self._silent = True
         asyncio.get_running_loop().add_reader(child.nested, self._open_nested, child)

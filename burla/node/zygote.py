@@ -108,7 +108,6 @@ class Zygote:
         if sys.platform == "linux":  # short of memory, the kernel takes a call, not the node
             with contextlib.suppress(PermissionError):
                 Path("/proc/self/oom_score_adj").write_text("500")
-        os.environ[CHILD_VARIABLE] = str(number)
         child_module.child_main(control, nested, memory, secret)
 
     def _reap(self) -> None:

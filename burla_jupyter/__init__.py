@@ -1,0 +1,1 @@
+"""The notebook extension: to come. `remote_parallel_map` itself works in notebooks without it."""

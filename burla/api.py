@@ -105,36 +105,36 @@ def remote_parallel_map(
     wanted = options.check(
         function_, inputs, func_cpu, func_ram, func_gpu, image, grow, max_parallelism, detach, generator, spinner
     )
-    something = options.iterate(inputs)
-    if something is None:
-        return (result for result in ()) if wanted.generator else []
-    name = serialize.function_name(function_)
-    pickled = serialize.dump_function(function_)
-    current.begin()
-    spec = JobSpec(
-        id=secrets.token_hex(6),
-        function_name=name,
-        function=pickled,
-        context=_context(),
-        func_cpu=wanted.func_cpu,
-        func_ram_bytes=wanted.func_ram_bytes,
-        func_gpu=wanted.func_gpu,
-        image=wanted.image,
-        max_parallelism=wanted.max_parallelism,
-        grow=wanted.grow,
-        start_timeout_s=config.START_TIMEOUT_S,
-    )
-    view = make_view(wanted.spinner)
-    try:
-        with interruptible():
+    with interruptible():
+        something = options.iterate(inputs)
+        if something is None:
+            return (result for result in ()) if wanted.generator else []
+        name = serialize.function_name(function_)
+        pickled = serialize.dump_function(function_)
+        current.begin()
+        spec = JobSpec(
+            id=secrets.token_hex(6),
+            function_name=name,
+            function=pickled,
+            context=_context(),
+            func_cpu=wanted.func_cpu,
+            func_ram_bytes=wanted.func_ram_bytes,
+            func_gpu=wanted.func_gpu,
+            image=wanted.image,
+            max_parallelism=wanted.max_parallelism,
+            grow=wanted.grow,
+            start_timeout_s=config.START_TIMEOUT_S,
+        )
+        view = make_view(wanted.spinner)
+        try:
             job = ClientJob(current.connection(view.say), spec)
             job.submit(serialize_inputs.pack_inputs(something))
-    except BaseException:
-        view.close()
-        raise
-    progress = Progress(name, job.total, time.monotonic())
-    read = follow.stream if wanted.generator else follow.collect
-    return read(job, view, progress)
+        except BaseException:
+            view.close()
+            raise
+        progress = Progress(name, job.total, time.monotonic())
+        read = follow.stream if wanted.generator else follow.collect
+        return read(job, view, progress)
 
 
 def use(cluster: Any) -> None:

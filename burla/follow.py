@@ -28,28 +28,30 @@ class Follower:
         self._job = job
         self._view = view
         self._progress = progress
-        self._error: BaseException | None = None
-        self._finished: list[Results] = []  # in case of an error: what is on the exception
+        self.error: BaseException | None = None  # what the job failed with; known when `results` is over
 
     def results(self) -> Iterator[tuple[Results, list[Any]]]:
-        """Yield slices of results as they come. Raises what the job failed with, after all that came before it."""
+        """Yield slices of results as they come, up to the end of the job; `error` says how that was.
+
+        It is not raised here, because no generator can raise a StopIteration.
+        """
         tick_s = TICK_S if isinstance(self._view, TerminalView) else None
         batches = self._job.events(tick_s)
         while True:
             with interruptible():
                 batch = next(batches, None) if tick_s is None else self._next_batch(batches)
-            if batch is None:
-                break
-            self._progress.apply(batch.snapshot, time.monotonic())
-            self._print(batch.events)
+                if batch is None:
+                    break
+                self._progress.apply(batch.snapshot, time.monotonic())
+                self._print(batch.events)
             for event in batch.events:
                 if isinstance(event, Results):
-                    yield event, self._job.values(event)
+                    with interruptible():
+                        values = self._job.values(event)
+                    yield event, values
                 else:
                     self._note(event)
             self._view.update(self._progress, time.monotonic())
-        if self._error is not None:
-            raise self._error
 
     def _next_batch(self, batches: Iterator[Any]) -> Any:
         for batch in batches:
@@ -66,11 +68,11 @@ class Follower:
     def _note(self, event: Event) -> None:
         match event:
             case Failure(_, payload):
-                self._error = self._error or serialize.load_exception(payload)
+                self.error = self.error or serialize.load_exception(payload)
             case Notice(text):
                 self._view.say(text, always=True)
-            case Ended(state, error) if self._error is None and state is not JobState.DONE:
-                self._error = JobCancelled("the job was stopped") if error is None else pickle.loads(error)
+            case Ended(state, error) if self.error is None and state is not JobState.DONE:
+                self.error = JobCancelled("the job was stopped") if error is None else pickle.loads(error)
 
 
 def collect(job: ClientJob, view: View, progress: Progress) -> list[Any]:
@@ -78,12 +80,15 @@ def collect(job: ClientJob, view: View, progress: Progress) -> list[Any]:
     parts: list[tuple[int, list[Any]]] = []
     stop = True
     try:
-        for part, values in Follower(job, view, progress).results():
+        follower = Follower(job, view, progress)
+        for part, values in follower.results():
             parts.append((part.start, values))
+        if follower.error is not None:
+            raise follower.error
         stop = False
     except BaseException as error:
         finished = {index: value for start, values in parts for index, value in enumerate(values, start)}
-        error.burla_results = finished  # pyright: ignore[reportAttributeAccessIssue]
+        vars(error)["burla_results"] = finished  # not setattr: a frozen dataclass can be an exception
         raise
     finally:
         _close(job, view, stop)
@@ -105,12 +110,15 @@ def _stream(job: ClientJob, view: View, progress: Progress) -> Generator[Any, No
     stop = True
     try:
         yield
-        for _, values in Follower(job, view, progress).results():
+        follower = Follower(job, view, progress)
+        for _, values in follower.results():
             view.hide()
             yield from values
+        if follower.error is not None:
+            raise follower.error
         stop = False
     except Exception as error:
-        error.burla_results = {}  # pyright: ignore[reportAttributeAccessIssue]
+        vars(error)["burla_results"] = {}
         raise
     finally:
         _close(job, view, stop)

@@ -120,7 +120,10 @@ class Connection:
         return self.begin(work).result()
 
     def begin(self, work: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
-        """Run a coroutine in the connection's thread."""
+        """Run a coroutine in the connection's thread. Raises ClusterLost if the connection was closed here."""
+        if self._loop.is_closed():
+            work.close()
+            raise ClusterLost("this process has left the cluster")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def ask(self, message: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from burla import protocol
 from burla.client.connection import Connection, DaskTarget, LocalTarget, NestedTarget, Target
+from burla.client.signals import import_whole
 from burla.clusters import local
 from burla.clusters.supervisor import Ready
 from burla.errors import ClusterBusy, ClusterLost, InvalidType
@@ -85,6 +86,7 @@ def _local(say: Callable[[str], None]) -> Connection:
     error: Exception | None = None
     for _ in range(_TRIES):
         started = _starting = local.start() or _starting
+        import_whole("distributed")  # while the cluster comes up
         ready = local.wait(started)
         if ready.source != local.source_key():
             _replace(ready)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import logging
 import secrets
@@ -58,13 +59,15 @@ class ClientJob:
         """
         stream = iter(blocks)
         first, rest = _fill(stream, FIRST_BYTES)
-        if rest is None and not _is_large(self._spec.function):
-            self.total = sum(block.count for block in first)
-            self._first = self._connection.ask(Submit(self._spec, tuple(first), self.total))
-            return
         try:
-            self._send(first, stream if rest is None else itertools.chain([rest], stream))
-        except BaseException:
+            if rest is None and not _is_large(self._spec.function):
+                self.total = sum(block.count for block in first)
+                self._first = self._connection.ask(Submit(self._spec, tuple(first), self.total))
+            else:
+                self._send(first, stream if rest is None else itertools.chain([rest], stream))
+        except ClusterLost:
+            raise
+        except BaseException:  # also an interrupt while the reply is awaited: calls may run already
             self.stop()
             self.forget()
             raise
@@ -153,9 +156,8 @@ class ClientJob:
 
     def stop(self) -> None:
         """Stop the job, and return when no call of it runs any more, or after `CANCEL_S`."""
-        asked = self._connection.begin(self._connection.ask_once(Cancel(self.id)))
         try:
-            asked.result(timeout=CANCEL_S)
+            self._connection.begin(self._connection.ask_once(Cancel(self.id))).result(timeout=CANCEL_S)
         except ClusterLost:
             log.info("job %s has ended with its cluster", self.id)
         except TimeoutError:
@@ -163,7 +165,8 @@ class ClientJob:
 
     def forget(self) -> None:
         """Tell the head that nothing of this job is wanted any more."""
-        self._connection.begin(self._connection.tell(Forget(self.id)))
+        with contextlib.suppress(ClusterLost):  # this process has left it, and its jobs have stopped
+            self._connection.begin(self._connection.tell(Forget(self.id)))
 
 
 def _fill(stream: Iterator[Block], limit_bytes: int) -> tuple[list[Block], Block | None]:

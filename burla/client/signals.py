@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import importlib
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -32,3 +35,10 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def import_whole(module: str) -> None:
+    """Import a module in a thread, where no signal comes: a half-imported package would fail in the next job."""
+    if module not in sys.modules:
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            thread.submit(importlib.import_module, module).result()

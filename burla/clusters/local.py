@@ -95,8 +95,13 @@ def _spawn(where: Path) -> subprocess.Popen[bytes]:
             env=environ,
         )
     until = time.monotonic() + START_S
-    while not locks.is_locked(where / "lock") and process.poll() is None and time.monotonic() < until:
-        time.sleep(_POLL_S)
+    try:
+        while not locks.is_locked(where / "lock") and process.poll() is None and time.monotonic() < until:
+            time.sleep(_POLL_S)
+    except BaseException:  # interrupted: left alone, it might come up in the place of a later one
+        process.kill()
+        process.wait()
+        raise
     return process
 
 

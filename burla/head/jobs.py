@@ -181,7 +181,7 @@ class Job:
     def take(self, node: str, want: int) -> list[Handed]:
         """Hand out up to `want` calls to a node: retries first, then in order of their indices."""
         taken: list[Handed] = []
-        if self.state not in (JobState.WAITING, JobState.RUNNING):
+        if self.state is not JobState.RUNNING:
             return taken
         ranges = self.handed.setdefault(node, Ranges())
         while want > 0 and self.waiting:
@@ -201,6 +201,8 @@ class Job:
 
     def apply(self, event: JobEvent) -> list[Effect]:
         """Take an event in; return what has to be done. Events that come too late change nothing."""
+        if self.state.ended:
+            return []
         match event:
             case InputsAdded(counts):
                 if counts:
@@ -222,11 +224,11 @@ class Job:
                 return self._crashed(node, crash)
             case HandedBack(node, start, stop):
                 if self._take_back(node, start, stop):
-                    self.pending.add(start, stop)
+                    self._wait_again(start, stop)
                 return []
             case NodeLost(node):
                 for start, stop in self.handed.pop(node, Ranges()):
-                    self.pending.add(start, stop)
+                    self._wait_again(start, stop)
                 return []
             case CancelAsked(error):
                 if self._error is None:
@@ -254,6 +256,14 @@ class Job:
             return False
         ranges.remove(start, stop)
         return True
+
+    def _wait_again(self, start: int, stop: int) -> None:
+        """The calls have not been tried: they wait again, those that crashed before still to be retried alone."""
+        for index in sorted(index for index in self._crashes if start <= index < stop):
+            self.alone.append(index)
+            self.pending.add(start, index)
+            start = index + 1
+        self.pending.add(start, stop)
 
     def _done(self, node: str, results: Results) -> list[Effect]:
         if not self._take_back(node, results.start, results.stop):

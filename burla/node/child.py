@@ -171,6 +171,7 @@ class Caller:
                     failures.append(self._failure(error, index, value))
                     _pack(packer, results)
                     packer.first = index + 1
+                    end = 0  # the job stops: report it now, and run no more
                 position += 1
                 until = now()
                 if out.written or err.written or until - since > SLOW_CALL_NS:

@@ -56,7 +56,7 @@ class Child:
         self.memory[shared.INDEX] = -1
         self.memory[shared.LIMIT] = shared.NO_LIMIT
         self.on_output: Callable[[Output], None] = lambda output: None
-        self.pipes = tuple(
+        self.pipes: tuple[OutputPipe, ...] = tuple(
             OutputPipe(fd, stream, self.secret, self.memory, lambda output: self.on_output(output))
             for fd, stream in ((out, STDOUT), (err, STDERR))
         )
@@ -133,6 +133,7 @@ class Child:
             self.nested.close()
         for pipe in self.pipes:
             pipe.close()
+        self.pipes = ()  # they know this object: without the cycle, the shared memory is freed now
 
 
 def _socket_pair() -> tuple[socket.socket, socket.socket]:

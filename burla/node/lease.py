@@ -52,6 +52,7 @@ class Lease:
         self._urgent = asyncio.Event()  # a slot has nothing to do
         self._work_came = asyncio.Event()
         self._function: asyncio.Future[bytes] | None = None
+        self._failed = False  # a call raised: the head will end this lease, and no other call starts until then
         self._ended = False
         self._trading = asyncio.ensure_future(self._trade())
 
@@ -115,7 +116,7 @@ class Lease:
         share = -(-self._queued // (2 * max(1, len(self._slots))))
         quota = max(1, min(int(self._rate * TIME_BOX_S), GROWTH * slot.calls, share))
         taken: list[Slice] = []
-        while quota > 0 and self._queue:
+        while quota > 0 and self._queue and not self._failed:
             first = self._queue.popleft()
             if first.alone and taken:
                 self._queue.appendleft(first)
@@ -179,6 +180,7 @@ class Lease:
                 one = Results(one.start, one.stop, one.each, await self._node.put(self._spec.id, one.payload))
             self._put(one)
         for failure in report.failures:
+            self._failed = True
             self._put(failure)
         self._requeue(left)
         self._news.set()

@@ -55,8 +55,8 @@ class OutputPipe:
 
     def close(self) -> None:
         """Take what is left, and end."""
-        if not self.ended:
-            self.drain()
+        self.drain()
+        if not self.ended:  # the end of the pipe may have been read just now
             self._finish()
 
     def drain(self) -> None:

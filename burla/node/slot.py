@@ -37,7 +37,8 @@ class Slot:
         self._spec = spec
         self._on_output = on_output
         self._cpus = node.take_cpus(spec.func_cpu)
-        self._block: Block | None = None  # the last one that the child got
+        self._sent: list[Slice] = []  # what the last Run held
+        self._block: Block | None = None  # the last one that the child has unpickled
         self._silent = True  # the child's own client has not said anything
         self._nested: Channel | None = None
 
@@ -56,6 +57,7 @@ class Slot:
     async def send(self, calls: list[Slice]) -> None:
         """Send calls to the child."""
         assert self.child is not None
+        self._sent = calls
         pieces = [await self._piece(one) for one in calls]
         self.child.memory[shared.POSITION] = 0
         self.child.memory[shared.LIMIT] = shared.NO_LIMIT
@@ -82,7 +84,10 @@ class Slot:
             if not receiving.done():
                 kept = await self._limit(self.child, calls)
                 take_back(kept)
-        return await receiving, kept
+        report = await receiving
+        if report is not None:
+            self._block = _block_at(self._sent, report.calls)
+        return report, kept
 
     async def _limit(self, child: Child, calls: int) -> int:
         child.memory[shared.LIMIT] = limit = child.memory[shared.POSITION] + 1
@@ -132,6 +137,15 @@ class Slot:
 
         self._nested = Channel(StreamTransport(reader, writer), relay)
         await self._nested.run()
+
+
+def _block_at(calls: list[Slice], position: int) -> Block:
+    """Return the block of the call at a position of a Run: those of later calls, the child has not unpickled."""
+    for one in calls:
+        if position < one.stop - one.start:
+            return one.block
+        position -= one.stop - one.start
+    return calls[-1].block
 
 
 async def _close_when_ended(child: Child) -> None:

@@ -63,7 +63,7 @@ class Follower:
     def _print(self, events: tuple[Event, ...]) -> None:
         written = (event for event in events if isinstance(event, Output))
         for stream, outputs in itertools.groupby(written, lambda output: output.stream):
-            self._view.write(stream, b"".join(output.data for output in outputs).decode("utf-8", "replace"))
+            self._view.write(stream, b"".join(output.data for output in outputs).decode("utf-8", "surrogateescape"))
 
     def _note(self, event: Event) -> None:
         match event:

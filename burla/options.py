@@ -115,8 +115,8 @@ def iterate(inputs: Iterable[Any]) -> Iterable[Any] | None:
     """Return the inputs, or None if there are none: an iterator's first element is not lost by looking."""
     import itertools
 
-    if hasattr(inputs, "__len__"):
-        return inputs if len(inputs) else None  # pyright: ignore[reportArgumentType]
+    if type(inputs) in (list, tuple, range):  # of others only what they yield counts: tqdm has a len() that raises
+        return inputs or None
     iterator = iter(inputs)
     for first in iterator:
         return itertools.chain([first], iterator)

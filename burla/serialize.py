@@ -201,7 +201,7 @@ def load_function(data: bytes) -> Callable[..., Any]:
 
 def argument_mismatch(function: Callable[..., Any], value: Any, index: int) -> errors.ArgumentMismatch | None:
     """Return the error for a tuple that does not fit the signature; None if it fits or the signature is unknown."""
-    if not isinstance(value, tuple):
+    if type(value) is not tuple:  # a named tuple is one argument
         return None
     from burla import serialize_report
 

@@ -40,6 +40,8 @@ def shared_home() -> Iterator[Path]:
     """A BURLA_HOME for the session, with a local cluster of 2 slots; at the end no process of it may be left."""
     home = Path(tempfile.mkdtemp(prefix="burla-test-"))
     with pytest.MonkeyPatch.context() as patch:
+        for name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):  # they would hide what a user's calls meet
+            patch.delenv(name, raising=False)
         patch.setenv("BURLA_HOME", str(home))
         patch.setenv("BURLA_LOCAL_CPUS", "2")
         patch.setenv("BURLA_LOCAL_IDLE_S", "300")

@@ -29,7 +29,9 @@ async def open_end(end: socket.socket, handler: Handler | None = None) -> Channe
 
 
 @contextlib.asynccontextmanager
-async def channels(ours: Handler | None = None, theirs: Handler | None = None) -> AsyncIterator[tuple[Channel, Channel]]:
+async def channels(
+    ours: Handler | None = None, theirs: Handler | None = None
+) -> AsyncIterator[tuple[Channel, Channel]]:
     """Two ends of one channel that are being served."""
     here, there = socket.socketpair()
     both = await open_end(here, ours), await open_end(there, theirs)

@@ -30,11 +30,19 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.display": (BASE | own("burla.display"), {"rich"}, {"rich"}),
     "burla.node": (BASE | own("burla.node"), DASK, DASK),
     "burla.node.child": (
-        {"burla.errors", "burla.protocol", "burla.serialize", "burla.serialize_*", "burla.node.shared"},
+        {
+            "burla.errors",
+            "burla.protocol",
+            "burla.serialize",
+            "burla.serialize_*",
+            "burla.node.shared",
+            "burla.node.stdio",
+        },
         set(),
         set(),
     ),
     "burla.node.shared": (set(), set(), set()),
+    "burla.node.stdio": (set(), set(), set()),
     "burla.head": (BASE | own("burla.head"), DASK, DASK),
     "burla.head.plugin": (BASE | own("burla.head") | {"burla.node.plugin"}, DASK, DASK),  # it installs the node side
     "burla.clusters": (

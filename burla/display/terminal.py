@@ -266,9 +266,13 @@ def _columns(stream: TextIO | None) -> int:
 
 
 def _put(stream: TextIO | None, text: str) -> None:
-    """Write exactly `text`; without a stream, or to a closed one, write nothing."""
+    """Write exactly `text`, with the bytes behind surrogate escapes; without a stream, or to a closed one, nothing."""
     if stream is None or getattr(stream, "closed", False):
         return
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = _put_bytes(stream, text)
     try:
         stream.write(text)
     except UnicodeEncodeError:
@@ -276,3 +280,16 @@ def _put(stream: TextIO | None, text: str) -> None:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
     if hasattr(stream, "flush"):  # not every object in place of sys.stdout has it, and print() does not ask for it
         stream.flush()
+
+
+def _put_bytes(stream: TextIO, text: str) -> str:
+    """Write text with surrogate escapes as the bytes that it stands for; return what there is no place for."""
+    if not isinstance(stream, io.TextIOWrapper):  # such as a notebook's
+        return text.encode("utf-8", "backslashreplace").decode()
+    try:
+        data = text.encode(stream.encoding, "surrogateescape")
+    except UnicodeEncodeError:
+        return text
+    stream.flush()
+    stream.buffer.write(data)
+    return ""

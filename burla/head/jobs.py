@@ -178,6 +178,13 @@ class Job:
         """Return the index after the last input of a block."""
         return self._block_firsts[block + 1] if block + 1 < len(self._block_firsts) else self.total
 
+    def first_stretch(self) -> int:
+        """Return how many calls, all of one block, `take` hands out first; 1 if there are none."""
+        if self.alone or not self.pending:
+            return 1
+        start, stop = self.pending.first()
+        return min(stop, self.block_end(bisect_right(self._block_firsts, start) - 1)) - start
+
     def take(self, node: str, want: int) -> list[Handed]:
         """Hand out up to `want` calls to a node: retries first, then in order of their indices."""
         taken: list[Handed] = []

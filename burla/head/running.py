@@ -79,7 +79,7 @@ class RunningJob:
         slices: list[Slice] = []
         size = 0
         while want > 0 and size < MESSAGE_BYTES:
-            handed = self.core.take(node, min(want, self._first_stretch()))
+            handed = self.core.take(node, min(want, self.core.first_stretch()))
             if not handed:
                 break
             for one in handed:
@@ -88,12 +88,6 @@ class RunningJob:
                 want -= one.stop - one.start
                 size += len(block.payload) if isinstance(block.payload, bytes) else 100
         return tuple(slices)
-
-    def _first_stretch(self) -> int:
-        if self.core.alone or not self.core.pending:
-            return 1
-        start, stop = self.core.pending.first()
-        return stop - start
 
     def record(self, event: Event) -> None:
         """Write the journal, and wake who waits for it."""

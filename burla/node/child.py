@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 
 from burla import protocol, serialize
 from burla.errors import BurlaError
-from burla.node import shared
+from burla.node import shared, stdio
 from burla.protocol import STDERR, STDOUT, TIME_BOX_S, Failure, Piece, Prepare, Report, Results, Run
 
 SLOW_CALL_NS = (
@@ -55,6 +55,10 @@ class Stream(io.TextIOWrapper):
     def write(self, text: str, /) -> int:
         self.written = True
         return super().write(text)
+
+    def close(self) -> None:
+        """Write what is left; the next call needs the stream."""
+        self.flush()
 
 
 class Surroundings:
@@ -111,9 +115,9 @@ class Marks:
 
     def after(self, index: int) -> None:
         """Mark what call `index` wrote, if it did: through Python surely, past Python if nobody has read it yet."""
+        stdio.flush()
         for stream, pipe in zip(self._streams, self._pipes, strict=True):
-            if stream.written:
-                stream.flush()
+            stream.flush()  # what was written to its `buffer` too
             if stream.written or self._unread(pipe):
                 os.write(pipe, self._secret + struct.pack("<q", index))
                 stream.written = False
@@ -124,7 +128,7 @@ class Caller:
 
     def __init__(self, prepare: Prepare, secret: bytes, memory: memoryview):
         self._streams = streams = Stream(STDOUT), Stream(STDERR)
-        sys.stdout, sys.stderr = streams
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = streams
         self._surroundings = Surroundings(prepare, streams)
         self._marks = Marks(secret, streams)
         self._memory = memory

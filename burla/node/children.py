@@ -34,7 +34,8 @@ class Child:
 
     def __init__(self, number: int, nursery: Nursery):
         self.number = number
-        self.secret = secrets.token_bytes(zygote.SECRET_BYTES)
+        # not to begin as a line ends: what could be a mark waits for the rest of it
+        self.secret = b"\0" + secrets.token_bytes(zygote.SECRET_BYTES - 1)
         self.pid: int | None = None
         # its wait status; None: it was ended with the zygote, so by no call of its own
         self.ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
@@ -92,7 +93,8 @@ class Child:
             data = await self._reader.readexactly(size)
         except (asyncio.IncompleteReadError, OSError):
             return None
-        self.drain()
+        for pipe in self.pipes:
+            pipe.end_calls()  # there is no mark after what was written past Python and read at once
         return pickle.loads(data)
 
     def drain(self) -> None:

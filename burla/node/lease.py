@@ -20,7 +20,20 @@ from burla.errors import BurlaError
 from burla.node import shared
 from burla.node.outbox import News, Outbox
 from burla.node.slot import Slot
-from burla.protocol import BLOB_BYTES, TIME_BOX_S, Blob, Crash, Failure, JobSpec, Report, Results, Slice, Trade, Work
+from burla.protocol import (
+    BLOB_BYTES,
+    TIME_BOX_S,
+    Blob,
+    Crash,
+    Failure,
+    JobSpec,
+    Payload,
+    Report,
+    Results,
+    Slice,
+    Trade,
+    Work,
+)
 
 if TYPE_CHECKING:
     from burla.node.node import Node
@@ -29,6 +42,7 @@ log = logging.getLogger(__name__)
 
 AHEAD_S = 0.5  # so many seconds of calls are kept here beyond those that run
 BEAT_S = 0.25  # while calls wait here, the head hears of it this often, to give them to somebody else
+AHEAD_BYTES = 8_000_000  # but no more than that, however short they are
 GROWTH = 16  # a Run has at most so many times the calls of the last
 MOST_DEATHS = 3  # children that die before their first call, until that call is blamed after all
 
@@ -251,6 +265,8 @@ class Lease:
         handed_back, self._handed_back = tuple(self._handed_back), []
         busy, held = sum(slot.busy for slot in self._slots), len(self._slots)
         ahead = int(self._rate * held * AHEAD_S) + (held - busy)
+        if sum(_bytes(one.block.payload) for one in self._queue) > AHEAD_BYTES:
+            ahead = 0
         return Trade(
             job=self._spec.id,
             news=self._take_outbox(),
@@ -272,6 +288,10 @@ class Lease:
             calls -= last.stop - start
             self._urgent.set()
             self._news.set()
+
+
+def _bytes(payload: Payload) -> int:
+    return len(payload) if isinstance(payload, bytes) else 0
 
 
 def _cut(calls: list[Slice], start: int, stop: int) -> list[Slice]:

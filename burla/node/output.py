@@ -68,6 +68,13 @@ class OutputPipe:
                 break
             taken += got
 
+    def end_calls(self) -> None:
+        """Take what is left, and give out an unfinished line: no call runs that could go on with it."""
+        self.drain()
+        self._take(self._raw, self._index)  # no mark: those are written whole
+        self._raw = b""
+        self._end_call()
+
     def _read_some(self) -> int:
         index = self._memory[shared.INDEX]
         try:

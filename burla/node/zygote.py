@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 from burla.node import child as child_module
+from burla.node import stdio
 
 SECRET_BYTES = 16
 REQUEST = struct.Struct(f"<cQq{SECRET_BYTES}s")  # b"F" or b"S", number, signal, secret
@@ -160,4 +161,5 @@ def main(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     node = socket.socket(fileno=fd)
     node.set_inheritable(False)
+    stdio.write_lines_at_once()
     Zygote(node).run()

@@ -430,5 +430,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.the_end_comes_once_and_is_told()
 
 
-AnyOrder.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None, report_multiple_bugs=False)
+AnyOrder.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=50, deadline=None, report_multiple_bugs=False
+)
 test_any_order_of_events = AnyOrder.TestCase

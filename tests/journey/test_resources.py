@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from distributed.system import MEMORY_LIMIT
@@ -54,7 +55,7 @@ def four_slots() -> Iterator[None]:
     shutil.rmtree(home)
 
 
-def most_at_once(ledger: Ledger, expected: int, **options: object) -> int:
+def most_at_once(ledger: Ledger, expected: int, **options: Any) -> int:
     """Run calls that wait for each other until so many have started, and a little for more; return how many ran."""
     write, entries = ledger.writer(), str(ledger.path)
 
@@ -171,7 +172,7 @@ def test_max_parallelism_holds_while_calls_crash_and_run_again(ledger: Ledger):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_no_node_has_is_an_error_at_once(options: dict[str, object], asked: str, ledger: Ledger):
+def test_what_no_node_has_is_an_error_at_once(options: dict[str, Any], asked: str, ledger: Ledger):
     write = ledger.writer()
     began = time.monotonic()
     with pytest.raises(NoCompatibleNodes) as caught:

@@ -148,6 +148,7 @@ class Lease:
     async def _run_safely(self, slot: Slot, calls: list[Slice]) -> None:
         """Run calls; a mistake of ours fails the job rather than leave it hanging."""
         slot.busy = True
+        telling = asyncio.get_running_loop().call_later(BEAT_S, self._news.set)  # that it runs; short calls need not
         try:
             await self._run(slot, calls)
         except ChannelClosed:
@@ -158,6 +159,7 @@ class Lease:
             self._put(Failure(calls[0].start, serialize.dump_exception(failure, calls[0].start)))
             slot.let_go()
         finally:
+            telling.cancel()
             slot.busy = False
 
     async def _run(self, slot: Slot, calls: list[Slice]) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import pickle
 from collections import Counter
 
 import pytest
 
-from burla import remote_parallel_map
+from burla import remote_parallel_map, serialize
+from burla.node import shared
+from burla.node.children import Nursery
+from burla.protocol import CallContext, Piece, Prepare, Report, Run
 from tests.conftest import Ledger
 
 COUNT = 20_000  # of calls of some 20 µs: a time box holds thousands of them
@@ -48,3 +54,25 @@ def test_long_calls_in_every_slot_in_turn_make_no_call_run_twice(ledger: Ledger)
 
     assert remote_parallel_map(now_and_then_long, range(10_000)) == [-index for index in range(10_000)]
     assert Counter(map(int, ledger.entries())) == Counter(range(10_000))
+
+
+def test_a_child_starts_no_call_from_the_limit_on(ledger: Ledger):
+    """The node sets it when calls are overdue: by then a child that stood still may not even have begun."""
+    function = serialize.dump_function(ledger.writer())
+
+    async def run_with_limit(limit: int) -> Report:
+        nursery = Nursery(ready=1)
+        await nursery.start()
+        try:
+            child = await nursery.clean_child()
+            context = CallContext(os.getcwd(), dict(os.environ), ())
+            child.send(Prepare("job", 0, context, {}, (), function))
+            child.memory[shared.LIMIT] = limit
+            child.send(Run((Piece(0, False, pickle.dumps(list(range(9))), 0, 9),)))
+            return await child.receive()
+        finally:
+            nursery.close()
+
+    report = asyncio.run(run_with_limit(4))
+    assert report.calls == 4 and [(one.start, one.stop) for one in report.results] == [(0, 4)]
+    assert ledger.entries() == ["0", "1", "2", "3"]

@@ -438,6 +438,13 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Early:
+    """What a `Run` has brought so far, because the call that runs takes long. The `Report` has only the rest."""
+
+    results: tuple[Results, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Nested:
     """Where a child finds its node for nested calls."""
 

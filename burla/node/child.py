@@ -12,6 +12,7 @@ import array
 import asyncio
 import atexit
 import fcntl
+import functools
 import io
 import os
 import pickle
@@ -28,11 +29,12 @@ from typing import Any, BinaryIO
 from burla import protocol, serialize
 from burla.errors import BurlaError
 from burla.node import shared, stdio
-from burla.protocol import STDERR, STDOUT, TIME_BOX_S, Failure, Piece, Prepare, Report, Results, Run
+from burla.protocol import STDERR, STDOUT, TIME_BOX_S, Early, Failure, Piece, Prepare, Report, Results, Run
 
 SLOW_CALL_NS = (
     1_000_000  # from here on, asking the kernel whether C code or a subprocess wrote costs nothing to speak of
 )
+LONG_CALL_NS = int(TIME_BOX_S * 1e9)  # a call that runs for longer does not hold back the results of those before it
 REPORT_BYTES = 1_000_000  # a report is sent early when it holds this much
 
 
@@ -126,7 +128,8 @@ class Marks:
 class Caller:
     """Runs calls and collects what becomes of them."""
 
-    def __init__(self, prepare: Prepare, secret: bytes, memory: memoryview):
+    def __init__(self, prepare: Prepare, secret: bytes, memory: memoryview, send: Callable[[Any], None]):
+        self._send = send
         self._streams = streams = Stream(STDOUT), Stream(STDERR)
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = streams
         self._surroundings = Surroundings(prepare, streams)
@@ -138,21 +141,30 @@ class Caller:
         self._loop: asyncio.Runner | None = None
         self._block: list[Any] = []
         self._definitions: serialize.Definitions = {}  # of classes in results
+        self._results: list[Results] = []  # of this Run
+        self._packer = serialize.ResultPacker()
+        self._ours = threading.Lock()  # held, but while the user's function runs: then another thread may report
+        self._ours.acquire()
+        self._reporting = False
+        self._running = threading.Event()
 
     def run(self, pieces: tuple[Piece, ...]) -> Report:
         """Run calls until the time box or the limit ends; never raises what a call raises."""
         memory, surroundings, now = self._memory, self._surroundings, time.monotonic_ns
+        ours, theirs = self._ours.acquire, self._ours.release
         out, err = self._streams
         began = since = now()
         end = began + int(TIME_BOX_S * 1e9)
         position, full = 0, False
-        results: list[Results] = []
+        results = self._results = []
         failures: list[Failure] = []
+        if sum(piece.stop - piece.start for piece in pieces) > 1:
+            self._expect_long_calls()
         for piece in pieces:
             if piece.payload is not None:
                 self._block = serialize.load_block(piece.payload)
             values, each, first = self._block, piece.each, piece.first
-            packer = serialize.ResultPacker(piece.start, self._definitions)
+            packer = self._packer = serialize.ResultPacker(piece.start, self._definitions)
             for index in range(piece.start, piece.stop):
                 memory[shared.POSITION] = position
                 full = position >= memory[shared.LIMIT] or since > end or packer.size_bytes > REPORT_BYTES
@@ -164,9 +176,13 @@ class Caller:
                 try:
                     value = serialize.load_value(values[index - first]) if each else values[index - first]
                     function = self._function or self._load()
-                    result = function(*value) if type(value) is tuple else function(value)
-                    if type(result) is types.CoroutineType:
-                        result = self._await(result)
+                    theirs()
+                    try:
+                        result = function(*value) if type(value) is tuple else function(value)
+                        if type(result) is types.CoroutineType:
+                            result = self._await(result)
+                    finally:
+                        ours()
                     packer.add(result)
                     result = None
                 except Stopped:
@@ -192,7 +208,28 @@ class Caller:
         memory[shared.INDEX] = -1
         if os.getpid() != self._pid:
             os._exit(0)  # a call forked, and the copy came back from it too
+        self._running.clear()
         return Report(tuple(results), tuple(failures), position, (time.monotonic_ns() - began) / 1e9)
+
+    def _expect_long_calls(self) -> None:
+        """From now on a thread looks whether one of many calls takes long; where each is long, none is needed."""
+        self._running.set()
+        if not self._reporting:
+            self._reporting = True
+            threading.Thread(target=self._report_early, name="burla-results", daemon=True).start()
+
+    def _report_early(self) -> None:
+        while True:
+            self._running.wait()
+            time.sleep(TIME_BOX_S)
+            if time.monotonic_ns() - self._memory[shared.STARTED_NS] > LONG_CALL_NS and self._ours.acquire(False):
+                try:
+                    _pack(self._packer, self._results)
+                    if self._results:
+                        self._send(Early(tuple(self._results)))
+                        self._results.clear()
+                finally:
+                    self._ours.release()
 
     def _load(self) -> Callable[..., Any]:
         self._function = serialize.load_function(self._pickled)
@@ -238,7 +275,7 @@ def child_main(control_fd: int, nested_fd: int, memory_fd: int, secret: bytes) -
             return
         protocol.nested = protocol.Nested(nested_fd, prepare.job, prepare.depth)
         try:
-            caller, broken = Caller(prepare, secret, memory), None
+            caller, broken = Caller(prepare, secret, memory, functools.partial(_send, stream)), None
         except OSError as error:
             caller, broken = None, _unprepared(prepare, error)
         while (run := _receive(reader)) is not None:

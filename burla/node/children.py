@@ -21,7 +21,7 @@ from typing import Any
 
 from burla.node import shared, zygote
 from burla.node.output import OutputPipe
-from burla.protocol import STDERR, STDOUT, Output
+from burla.protocol import STDERR, STDOUT, Output, Report
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +93,13 @@ class Child:
             data = await self._reader.readexactly(size)
         except (asyncio.IncompleteReadError, OSError):
             return None
-        for pipe in self.pipes:
-            pipe.end_calls()  # there is no mark after what was written past Python and read at once
-        return pickle.loads(data)
+        message = pickle.loads(data)
+        if isinstance(message, Report):
+            for pipe in self.pipes:
+                pipe.end_calls()  # there is no mark after what was written past Python and read at once
+        else:
+            self.drain()
+        return message
 
     def drain(self) -> None:
         for pipe in self.pipes:

@@ -170,9 +170,16 @@ class Lease:
             return  # while it had no child that could be stopped
         await slot.send(calls)
         total = sum(one.stop - one.start for one in calls)
-        report, kept = await slot.receive(total, lambda stop: self._requeue(_cut(calls, stop, total)))
+        done = 0  # of them, known before the report
+
+        async def take_early(results: tuple[Results, ...]) -> None:
+            nonlocal done
+            done += sum(one.stop - one.start for one in results)
+            await self._put_results(results)
+
+        report, kept = await slot.receive(total, lambda stop: self._requeue(_cut(calls, stop, total)), take_early)
         if report is None:
-            await self._crashed(slot, _cut(calls, 0, kept))
+            await self._crashed(slot, _cut(calls, done, kept))
         else:
             await self._reported(slot, report, _cut(calls, report.calls, kept))
 
@@ -191,15 +198,19 @@ class Lease:
             slot.calls, slot.deaths = report.calls, 0
             rate = report.calls / max(report.seconds, 1e-6)
             self._rate = rate if not self._rate else 0.5 * (self._rate + rate)
-        for one in report.results:
-            if isinstance(one.payload, bytes) and len(one.payload) >= BLOB_BYTES:
-                one = Results(one.start, one.stop, one.each, await self._node.put(self._spec.id, one.payload))
-            self._put(one)
+        await self._put_results(report.results)
         for failure in report.failures:
             self._failed = True
             self._put(failure)
         self._requeue(left)
         self._news.set()
+
+    async def _put_results(self, results: tuple[Results, ...]) -> None:
+        for one in results:
+            if isinstance(one.payload, bytes) and len(one.payload) >= BLOB_BYTES:
+                one = Results(one.start, one.stop, one.each, await self._node.put(self._spec.id, one.payload))
+            if not self._ended:
+                self._put(one)
 
     async def _crashed(self, slot: Slot, calls: list[Slice]) -> None:
         """The child is gone. Blame the call that ran; the others, finished in vain or not started, run again."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from burla.channel import Channel, StreamTransport
 from burla.node import shared
 from burla.node.children import Child
 from burla.node.zygote import CHILD_VARIABLE
-from burla.protocol import TIME_BOX_S, Block, JobSpec, Output, Piece, Prepare, Relay, Report, Run, Slice
+from burla.protocol import TIME_BOX_S, Block, Early, JobSpec, Output, Piece, Prepare, Relay, Report, Results, Run, Slice
 
 if TYPE_CHECKING:
     from burla.node.node import Node
@@ -71,13 +71,19 @@ class Slot:
         payload = await self._node.fetch(self._spec.id, block.payload)
         return Piece(block.first, block.each, payload, one.start, one.stop)
 
-    async def receive(self, calls: int, take_back: Callable[[int], None]) -> tuple[Report | None, int]:
+    async def receive(
+        self,
+        calls: int,
+        take_back: Callable[[int], None],
+        take_early: Callable[[tuple[Results, ...]], Awaitable[None]],
+    ) -> tuple[Report | None, int]:
         """Return the child's report, None if it died, and how many calls it kept to the end.
 
-        When a call takes long, those behind it are taken back: `take_back` is told from which position on.
+        When a call takes long, those behind it are taken back: `take_back` is told from which position on. The results
+        of those before it come early, to `take_early`.
         """
         assert self.child is not None
-        receiving = asyncio.ensure_future(self.child.receive())
+        receiving = asyncio.ensure_future(self._receive(self.child, take_early))
         kept = calls
         if calls > 1:
             await asyncio.wait([receiving], timeout=OVERDUE_S)
@@ -88,6 +94,13 @@ class Slot:
         if report is not None:
             self._block = _block_at(self._sent, report.calls)
         return report, kept
+
+    async def _receive(
+        self, child: Child, take_early: Callable[[tuple[Results, ...]], Awaitable[None]]
+    ) -> Report | None:
+        while isinstance(message := await child.receive(), Early):
+            await take_early(message.results)
+        return message
 
     async def _limit(self, child: Child, calls: int) -> int:
         child.memory[shared.LIMIT] = limit = child.memory[shared.POSITION] + 1

@@ -6,6 +6,7 @@ import functools
 import math
 import operator
 import sqlite3
+import subprocess
 import sys
 import textwrap
 import threading
@@ -225,7 +226,7 @@ def test_local_modules_edited_and_reloaded_between_two_calls_run_as_edited(
         importlib.reload(module)
     show()
         """,
-        stdin=-1,
+        stdin=subprocess.PIPE,
     )
     assert process.stdout and process.stdin
     before = [process.stdout.readline().rstrip() for _ in range(3)]

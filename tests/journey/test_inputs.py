@@ -39,7 +39,7 @@ class BySubscript:
         return (4, 5, 6)[i]
 
 
-ITERABLES: dict[str, Callable[[], Iterable[Any]]] = {
+ITERABLES: dict[str, Callable[[], Any]] = {
     "list": lambda: [1, "a", None, 2.5],
     "tuple": lambda: (1, 2, 3),
     "range": lambda: range(5, 50, 5),
@@ -193,43 +193,55 @@ def test_every_input_runs_exactly_once_whatever_its_call_takes(ledger: Ledger):
 
 
 def test_extra_inputs_run_as_slots_free_up(ledger: Ledger):
-    """The first call holds its slot until all others have run in the one that is left."""
+    """One call among many quick ones holds its slot until all others have run in the one that is left."""
     write, path = ledger.writer(), str(ledger.path)
 
     def work(x: int) -> int:
         import pathlib
         import time
 
-        until = time.monotonic() + 60
-        while x == 0 and time.monotonic() < until and len(pathlib.Path(path).read_text().splitlines()) < 199:
-            time.sleep(0.01)
-        assert time.monotonic() < until, "the others wait behind this call"
+        until = time.monotonic() + 30
+        while x == 1500 and pathlib.Path(path).read_text().count("\n") < 2999:
+            assert time.monotonic() < until, "others wait behind this call"
+            time.sleep(0.02)
         write(x)
         return x
 
-    write("begin")
-    ledger.path.write_text("")
-    assert remote_parallel_map(work, range(200)) == list(range(200))
-    assert ledger.entries()[-1] == "0"
+    assert remote_parallel_map(work, range(3000)) == list(range(3000))
+    assert ledger.entries()[-1] == "1500"
 
 
 # consumed and pickled before anything runs ----------------------------------------------------------------------------
 
 
+def blobs(count: int) -> Iterator[bytes]:
+    """Yield values of which 200 are a message of their own, so that the head has them before the last is made."""
+    return (bytes([i % 256]) * 20_000 for i in range(count))
+
+
+def slowly(inputs: list[Any]) -> Iterator[Any]:
+    """Yield the inputs, and give calls time to run, if they could, before the last but 401."""
+    for i, one in enumerate(inputs):
+        if i == len(inputs) - 401:
+            remote_parallel_map(abs, [-1])
+        yield one
+
+
 def test_inputs_are_consumed_wholly_before_the_first_call(ledger: Ledger):
-    """Also when they are more than one message, so that the head has most of them long before the last."""
+    """Also when they are more than one message, and another job runs before the last is sent."""
     write = ledger.writer()
 
     def inputs() -> Iterator[bytes]:
-        for i in range(300):
-            yield bytes([i % 256]) * 40_000
+        yield from blobs(250)
+        remote_parallel_map(abs, [-1])
+        yield from blobs(50)
         write("consumed")
 
     def work(data: bytes) -> int:
         write("call")
         return len(data)
 
-    assert remote_parallel_map(work, inputs()) == [40_000] * 300
+    assert remote_parallel_map(work, inputs()) == [20_000] * 300
     assert ledger.entries() == ["consumed"] + ["call"] * 300
 
 
@@ -238,7 +250,7 @@ def culprit() -> Any:
 
 
 @pytest.mark.parametrize("before", [3, 400])
-@pytest.mark.parametrize("make", [list, iter])
+@pytest.mark.parametrize("make", [list, iter, slowly])
 def test_an_input_that_cannot_be_pickled_is_named_and_nothing_has_run(
     ledger: Ledger, before: int, make: Callable[[list[Any]], Iterable[Any]]
 ):
@@ -247,9 +259,8 @@ def test_an_input_that_cannot_be_pickled_is_named_and_nothing_has_run(
     def work(x: Any) -> None:
         write("call")
 
-    inputs = [bytes([i % 256]) * 20_000 for i in range(before)]
     with pytest.raises(InputNotPicklable) as caught:
-        remote_parallel_map(work, make([*inputs, culprit(), *inputs]))
+        remote_parallel_map(work, make([*blobs(before), culprit(), *blobs(400)]))
     assert caught.value.index == before and f"input {before}," in str(caught.value)
     assert "['where']" in caught.value.path and "sqlite3.Connection" in str(caught.value)
     assert remote_parallel_map(abs, [-1]) == [1]  # by now the first job would have run what it had
@@ -261,8 +272,8 @@ def test_an_error_of_the_users_generator_is_raised_as_it_is_and_nothing_has_run(
     write = ledger.writer()
 
     def inputs() -> Iterator[bytes]:
-        for i in range(before):
-            yield bytes([i % 256]) * 20_000
+        yield from blobs(before)
+        remote_parallel_map(abs, [-1])
         raise LookupError("no more pages")
 
     def work(x: bytes) -> None:
@@ -270,7 +281,6 @@ def test_an_error_of_the_users_generator_is_raised_as_it_is_and_nothing_has_run(
 
     with pytest.raises(LookupError, match="no more pages"):
         remote_parallel_map(work, inputs())
-    assert remote_parallel_map(abs, [-1]) == [1]
     assert ledger.entries() == []
 
 

@@ -127,7 +127,7 @@ def remote_parallel_map(
         )
         view = make_view(wanted.spinner)
         try:
-            job = ClientJob(current.connection(view.say), spec)
+            job = ClientJob(current.connection(view.say), spec, lambda lost: current.instead_of(lost, view.say))
             job.submit(serialize_inputs.pack_inputs(something))
         except BaseException:
             view.close()

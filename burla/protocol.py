@@ -451,6 +451,7 @@ class Nested:
     fd: int
     job: str
     depth: int
+    pid: int  # of the child; a process that it forks would speak on the same socket
 
 
 nested: Nested | None = None  # set in children only

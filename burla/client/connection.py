@@ -78,6 +78,8 @@ class NestedTarget:
     """The head of the call that we are in, through its node: a child holds no keys."""
 
     def __init__(self, nested: protocol.Nested):
+        if nested.pid != os.getpid():
+            raise ClusterLost("a process that a call has forked cannot make calls itself: make them in the call")
         self._fd: int | None = nested.fd
 
     async def open(self) -> Transport:
@@ -120,11 +122,23 @@ class Connection:
         return self.begin(work).result()
 
     def begin(self, work: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
-        """Run a coroutine in the connection's thread. Raises ClusterLost if the connection was closed here."""
-        if self._loop.is_closed():
+        """Run a coroutine in the connection's thread.
+
+        Raises ClusterLost if the connection was closed here, or belongs to the process that this one was forked from.
+        """
+        try:
+            self.check_process()
+        except ClusterLost:
             work.close()
-            raise ClusterLost("this process has left the cluster")
+            raise
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def check_process(self) -> None:
+        """Raise ClusterLost if this process has no such connection any more."""
+        if self._pid != os.getpid():
+            raise ClusterLost("this job is of the process that this one was forked from; make a call of your own here")
+        if self._loop.is_closed():
+            raise ClusterLost("this process has left the cluster")
 
     def ask(self, message: Any) -> Any:
         """Ask the head once. Raises ClusterLost, or the error with which it refused."""

@@ -61,7 +61,7 @@ def begin() -> None:
     """Start the local cluster if a call would need it, without waiting: what comes next can be done meanwhile."""
     global _starting
     with _lock:
-        if _chosen is None and protocol.nested is None and not (_connection is not None and _connection.alive):
+        if _chosen is None and protocol.nested is None and not _usable(_connection):
             _starting = local.start() or _starting
 
 
@@ -69,7 +69,7 @@ def connection(say: Callable[[str], None]) -> Connection:
     """Return a live connection to the cluster in use; `say` is told if a local one was started for it."""
     global _connection
     with _lock:
-        if _connection is not None and _connection.alive:
+        if _connection is not None and _usable(_connection):
             return _connection
         forget()
         if protocol.nested is not None:
@@ -79,6 +79,23 @@ def connection(say: Callable[[str], None]) -> Connection:
         else:
             _connection = _local(say)
         return _connection
+
+
+def _usable(connection: Connection | None) -> bool:
+    """Whether a call can go there. A local head whose supervisor is gone may still answer, and is about to end."""
+    if connection is None or not connection.alive:
+        return False
+    return not (isinstance(connection.target, LocalTarget) and connection.target.lost())
+
+
+def instead_of(lost: Connection, say: Callable[[str], None]) -> Connection:
+    """Return a connection after the cluster of another one has ended. Raises ClusterLost in a call: it has no other."""
+    if protocol.nested is not None:
+        raise ClusterLost("the node of this call has gone away")
+    with _lock:
+        if _connection is lost:
+            forget()
+        return connection(say)
 
 
 def _local(say: Callable[[str], None]) -> Connection:

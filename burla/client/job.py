@@ -7,13 +7,13 @@ import contextlib
 import itertools
 import logging
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from burla import serialize
 from burla.client.connection import Connection
-from burla.errors import BurlaError, ClusterLost
+from burla.errors import BurlaError, ClusterLost, JobCancelled
 from burla.protocol import (
     BLOB_BYTES,
     MESSAGE_BYTES,
@@ -43,10 +43,12 @@ CANCEL_S = 5.0
 class ClientJob:
     """One job of this process. Read `events` to the end, or call `stop`; then `forget`."""
 
-    def __init__(self, connection: Connection, spec: JobSpec):
+    def __init__(self, connection: Connection, spec: JobSpec, again: Callable[[Connection], Connection]):
+        """`again` gives a connection in place of one whose cluster has ended."""
         self.id = spec.id
         self.total = 0
         self._connection = connection
+        self._again = again
         self._spec = spec
         self._first: Events | None = None
 
@@ -62,7 +64,7 @@ class ClientJob:
         try:
             if rest is None and not _is_large(self._spec.function):
                 self.total = sum(block.count for block in first)
-                self._first = self._connection.ask(Submit(self._spec, tuple(first), self.total))
+                self._first = self._begin(Submit(self._spec, tuple(first), self.total))
             else:
                 self._send(first, stream if rest is None else itertools.chain([rest], stream))
         except ClusterLost:
@@ -72,11 +74,19 @@ class ClientJob:
             self.forget()
             raise
 
+    def _begin(self, message: Submit) -> Events:
+        """Send the first message. A head takes a job once, so it may be repeated: the cluster may just have ended."""
+        try:
+            return self._connection.run(self._connection.ask_again(message))
+        except (ClusterLost, JobCancelled):
+            self._connection = self._again(self._connection)
+            return self._connection.ask(message)
+
     def _send(self, first: list[Block], rest: Iterator[Block]) -> None:
         function = self._spec.function
         if _is_large(function):
             self._spec = replace(self._spec, function=Blob(secrets.token_hex(8), _bytes(function)))
-        self._first = self._connection.ask(Submit(self._spec, tuple(first)))
+        self._first = self._begin(Submit(self._spec, tuple(first)))
         self.total = sum(block.count for block in first)
         if isinstance(self._spec.function, Blob):
             self._put(self._spec.function, function)
@@ -126,6 +136,7 @@ class ClientJob:
             yield batch
             if asked is None:
                 return
+            self._connection.check_process()
             while tick_s is not None and not asked.done():
                 concurrent.futures.wait([asked], timeout=tick_s)
                 if not asked.done():
@@ -159,7 +170,7 @@ class ClientJob:
         try:
             self._connection.begin(self._connection.ask_once(Cancel(self.id))).result(timeout=CANCEL_S)
         except ClusterLost:
-            log.info("job %s has ended with its cluster", self.id)
+            log.info("job %s has ended with its cluster, or is another process's", self.id)
         except TimeoutError:
             log.warning("job %s may still be running: the cluster does not answer", self.id)
 

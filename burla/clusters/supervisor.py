@@ -235,7 +235,7 @@ def main(folder: Path, source: str) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     import dask.config
 
-    dask.config.set(DASK_SETTINGS)
+    dask.config.set(DASK_SETTINGS | {"temporary-directory": str(folder / "work")})
     import burla.head.main
     import burla.node.main  # noqa: F401  before the fork: the imports are nearly all that a start costs
 

@@ -74,6 +74,8 @@ class Head:
     def submit(self, message: Submit, session: Session) -> RunningJob:
         """Take a new job. Raises NoCompatibleNodes at once if there are nodes and none fits."""
         spec = message.spec
+        if spec.id in self.jobs:
+            return self.jobs[spec.id]  # the client has asked again after a break
         if session.node is not None:
             spec = replace(spec, depth=session.depth + 1, parent=session.parent)
             if spec.depth > MOST_DEPTH:

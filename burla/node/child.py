@@ -273,7 +273,7 @@ def child_main(control_fd: int, nested_fd: int, memory_fd: int, secret: bytes) -
         prepare = _receive(reader)
         if prepare is None:
             return
-        protocol.nested = protocol.Nested(nested_fd, prepare.job, prepare.depth)
+        protocol.nested = protocol.Nested(nested_fd, prepare.job, prepare.depth, os.getpid())
         try:
             caller, broken = Caller(prepare, secret, memory, functools.partial(_send, stream)), None
         except OSError as error:

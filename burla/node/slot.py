@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -136,13 +138,16 @@ class Slot:
         return f"{self._node.offer.id}/{child.number}"
 
     def _open_nested(self, child: Child) -> None:
-        """The child's own client says its first word."""
+        """The child's own client says its first word, or the child has ended."""
         asyncio.get_running_loop().remove_reader(child.nested)
         self._silent = False
-        self._node.nursery.keep(self._serve_nested(child))
+        with contextlib.suppress(ConnectionResetError):
+            if child.nested.recv(1, socket.MSG_PEEK):
+                self._node.nursery.keep(self._serve_nested(child))
 
     async def _serve_nested(self, child: Child) -> None:
-        reader, writer = await asyncio.open_connection(sock=child.nested)
+        # a copy: the child closes its own, and a transport whose descriptor is another's by then would deafen that one
+        reader, writer = await asyncio.open_connection(sock=child.nested.dup())
         session, spec = self._session(child), self._spec
 
         async def relay(message: object) -> object:

@@ -368,12 +368,19 @@ class RelayEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class SetLease:
-    """Run calls of this job in `slots` slots from now on; fewer than before end when their calls do. No reply."""
+class BeginLease:
+    """A lease on this job begins; how large it is, `SetSlots` says. No reply."""
 
     spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SetSlots:
+    """Run calls of the job in `slots` slots from now on; fewer than before end when their calls do. No reply."""
+
+    job: str
     slots: int
-    slices: tuple[Slice, ...] = ()
+    slices: tuple[Slice, ...]
 
 
 @dataclass(frozen=True, slots=True)

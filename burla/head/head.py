@@ -20,6 +20,7 @@ from burla.head import jobs, place
 from burla.head.members import NodeState, Session
 from burla.head.running import RunningJob
 from burla.protocol import (
+    BeginLease,
     Block,
     Crash,
     Ended,
@@ -31,7 +32,7 @@ from burla.protocol import (
     Notice,
     Output,
     Results,
-    SetLease,
+    SetSlots,
     Submit,
     Trade,
     Work,
@@ -266,8 +267,10 @@ class Head:
                 continue
             if not job.granted:
                 self._apply(job, jobs.LeaseGranted(node))
+            if node not in job.granted:
+                self._tell(node, BeginLease(job.spec))
             job.granted[node] = slots
-            self._tell(node, SetLease(job.spec, slots, job.slices(node, max(0, slots - before))))
+            self._tell(node, SetSlots(job_id, slots, job.slices(node, max(0, slots - before))))
             self._changed()
 
     def _lent(self) -> dict[str, dict[int, int]]:

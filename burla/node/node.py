@@ -14,6 +14,7 @@ from burla.node.lease import Lease
 from burla.protocol import (
     MESSAGE_BYTES,
     Beat,
+    BeginLease,
     Blob,
     EndLease,
     GetPiece,
@@ -25,7 +26,7 @@ from burla.protocol import (
     PutPiece,
     RelayEnded,
     Released,
-    SetLease,
+    SetSlots,
 )
 
 log = logging.getLogger(__name__)
@@ -79,12 +80,12 @@ class Node:
 
     async def _handle(self, message: Any) -> None:
         match message:
-            case SetLease(spec, slots, slices):
-                lease = self._leases.get(spec.id)
-                if lease is None:
-                    lease = self._leases[spec.id] = Lease(self, spec, self._trade_every_s)
-                lease.add(slices)
-                lease.set_slots(slots)
+            case BeginLease(spec):
+                self._leases[spec.id] = Lease(self, spec, self._trade_every_s)
+            case SetSlots(job, slots, slices):
+                if job in self._leases:
+                    self._leases[job].add(slices)
+                    self._leases[job].set_slots(slots)
             case MoreWork(job, slices):
                 if job in self._leases:
                     self._leases[job].add(slices)

@@ -1,0 +1,302 @@
+"""A Dask scheduler and workers that somebody else started: `burla.use(address)` and the same call."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from distributed import Client
+
+import burla
+from burla import InvalidType, WorkerCrashed, remote_parallel_map
+from burla.clusters import borrowed
+from tests.conftest import Ledger, Scripts, cluster_processes, process_kind, wait_until
+
+
+@dataclass
+class Borrowed:
+    """A plain `dask scheduler`, and `dask worker`s of one thread each."""
+
+    folder: Path
+    address: str = ""
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with open(self.folder / "log.txt", "ab") as log:
+            command = [sys.executable, "-m", f"distributed.cli.{module}", "--host", "127.0.0.1", *arguments]
+            options = ["--dashboard-address", "127.0.0.1:0"]
+            process = subprocess.Popen([*command, *options], stdout=log, stderr=log, cwd=self.folder)
+        self.processes.append(process)
+        return process
+
+    def add_worker(self, nanny: str) -> subprocess.Popen[bytes]:
+        return self.start("dask_worker", self.address, "--nthreads", "1", nanny)
+
+
+def end(processes: list[subprocess.Popen[bytes]]) -> None:
+    family = [child for process in processes if process.poll() is None for child in _children(process.pid)]
+    for process in reversed(processes):
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    wait_until(lambda: not any(child.is_running() for child in family), 15, "the end of all their children")
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Borrowed]:
+    made = Borrowed(tmp_path_factory.mktemp("borrowed"))
+    try:
+        file = made.folder / "scheduler.json"
+        made.start("dask_scheduler", "--port", "0", "--scheduler-file", str(file))
+        wait_until(lambda: file.exists() and file.stat().st_size, 30, "the scheduler")
+        with Client(scheduler_file=str(file), set_as_default=False) as client:
+            assert client.scheduler is not None
+            made.address = client.scheduler.address
+            made.add_worker("--nanny")  # the default
+            made.add_worker("--no-nanny")
+            client.wait_for_workers(2, timeout=30)
+        yield made
+    finally:
+        end(made.processes)
+
+
+@pytest.fixture
+def in_use(cluster: Borrowed) -> Iterator[Borrowed]:
+    burla.use(cluster.address)
+    yield cluster
+    burla.use(None)
+
+
+def where() -> set[int]:
+    """Return the pids above one call: of its zygote, its node, …"""
+
+    def call(x: int) -> list[int]:
+        import psutil
+
+        return [process.pid for process in psutil.Process().parents()]
+
+    return set(remote_parallel_map(call, [0])[0])
+
+
+def test_an_address_or_a_client_is_used_and_none_goes_back(cluster: Borrowed):
+    workers = {process.pid for process in cluster.processes}
+    try:
+        burla.use(cluster.address)
+        assert where() & workers
+        with Client(cluster.address, set_as_default=False) as client:
+            burla.use(client)
+            assert where() & workers
+        burla.use(None)
+        above = where()
+        local = {process.pid for process in cluster_processes(os.environ) if process_kind(process) == "node"}
+        assert above & local and not above & workers
+    finally:
+        burla.use(None)
+
+
+@pytest.mark.parametrize("wrong", [5, b"tcp://127.0.0.1:1", object])
+def test_what_is_no_cluster_is_refused_and_changes_nothing(in_use: Borrowed, wrong: object):
+    with pytest.raises(InvalidType, match=r"address of a Dask scheduler, or a distributed\.Client"):
+        burla.use(wrong)
+    assert where() & {process.pid for process in in_use.processes}
+
+
+def test_an_address_where_nobody_answers_is_an_oserror(in_use: Borrowed, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(borrowed, "ANSWER_S", 1.0)
+    with pytest.raises(OSError, match=r"127\.0\.0\.1:1"):
+        burla.use("tcp://127.0.0.1:1")
+    assert where() & {process.pid for process in in_use.processes}
+
+
+def test_results_and_prints_come_from_both_workers(in_use: Borrowed, capfd: pytest.CaptureFixture[str]):
+    def call(x: int) -> tuple[int, int]:
+        import os
+        import sys
+        import time
+
+        time.sleep(0.02)
+        print("out", x)
+        print("err", x, file=sys.stderr)
+        return x * 2, os.getppid()
+
+    results = remote_parallel_map(call, range(40))
+    assert [result for result, _ in results] == [x * 2 for x in range(40)]
+    assert len({parent for _, parent in results}) == 2, "the children of both workers"
+    captured = capfd.readouterr()
+    assert sorted(captured.out.splitlines()) == sorted(f"out {x}" for x in range(40))
+    assert sorted(captured.err.splitlines()) == sorted(f"err {x}" for x in range(40))
+
+
+def test_an_exception_is_raised_here(in_use: Borrowed):
+    class Mine(Exception):
+        pass
+
+    def call(x: int) -> int:
+        if x == 3:
+            raise Mine("three")
+        return x
+
+    with pytest.raises(Mine, match="three") as raised:
+        remote_parallel_map(call, range(10))
+    assert raised.value.burla_input_index == 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_call_that_kills_its_process_is_named_and_the_workers_live(in_use: Borrowed):
+    def call(x: int) -> int:
+        import os
+        import signal
+
+        if x == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+    with pytest.raises(WorkerCrashed) as raised:
+        remote_parallel_map(call, range(5))
+    assert (raised.value.index, raised.value.signal) == (2, signal.SIGKILL)
+    assert all(process.poll() is None for process in in_use.processes)
+    assert remote_parallel_map(abs, [-1]) == [1]
+
+
+def test_nested_calls_run_on_the_same_workers(in_use: Borrowed):
+    def outer(x: int) -> list[list[int]]:
+        import psutil
+
+        from burla import remote_parallel_map
+
+        def inner(y: int) -> list[int]:
+            import psutil
+
+            return [y, *(process.pid for process in psutil.Process().parents())]
+
+        return [[x, *(process.pid for process in psutil.Process().parents())], *remote_parallel_map(inner, [x, x])]
+
+    workers = {process.pid for process in in_use.processes}
+    for x, calls in enumerate(remote_parallel_map(outer, range(3))):
+        assert [call[0] for call in calls] == [x] * 3
+        assert all(set(call) & workers for call in calls)
+
+
+def test_a_job_that_lasts_shows_as_a_dask_task_on_each_worker(in_use: Borrowed, tmp_path: Path):
+    """It makes a busy cluster look busy, to a dashboard and to adaptive scaling."""
+
+    def call(path: str) -> bool:
+        import os
+        import time
+
+        while not os.path.exists(path):
+            time.sleep(0.02)
+        return True
+
+    with Client(in_use.address, set_as_default=False) as client:
+
+        def shown() -> list[str]:
+            processing = client.processing()
+            assert processing is not None
+            return [key for keys in processing.values() for key in keys if "burla-lease" in str(key)]
+
+        assert remote_parallel_map(abs, [-1]) == [1]
+        assert shown() == []
+        results = remote_parallel_map(call, [str(tmp_path / "go")] * 2, generator=True)
+        wait_until(lambda: len(shown()) == 2, 15, "two tasks")
+        processing = client.processing()
+        assert processing is not None
+        assert all(len(keys) == 1 for keys in processing.values()), "one a worker"
+        (tmp_path / "go").touch()
+        assert list(results) == [True, True]
+        wait_until(lambda: not shown(), 15, "the end of the tasks")
+
+
+def test_a_second_process_uses_it_at_the_same_time(in_use: Borrowed, scripts: Scripts):
+    script = scripts.start(
+        """
+        import sys, time
+        import burla
+        burla.use(sys.argv[1])
+        def call(x):
+            time.sleep(0.005)
+            print("theirs", x)
+            return "theirs", x
+        results = burla.remote_parallel_map(call, range(100))
+        assert results == [("theirs", x) for x in range(100)]
+        """,
+        in_use.address,
+    )
+
+    def call(x: int) -> tuple[str, int]:
+        import time
+
+        time.sleep(0.005)
+        return "ours", x
+
+    while script.poll() is None:
+        assert remote_parallel_map(call, range(50)) == [("ours", x) for x in range(50)]
+    out, err = script.communicate(timeout=60)
+    assert err == "" and script.returncode == 0
+    assert sorted(out.splitlines()) == sorted(f"theirs {x}" for x in range(100))
+
+
+def test_closing_the_generator_stops_the_calls(in_use: Borrowed, ledger: Ledger):
+    write = ledger.writer()
+
+    def call(x: int) -> int:
+        import os
+        import time
+
+        write(os.getpid())
+        time.sleep(300 if x else 0)
+        return x
+
+    results = remote_parallel_map(call, range(5), generator=True)
+    assert next(results) == 0
+    wait_until(lambda: len(ledger.entries()) == 3, what="two long calls")
+    results.close()
+    wait_until(lambda: not any(map(psutil.pid_exists, map(int, ledger.entries()))), 5, "the end of the calls")
+
+
+def test_the_calls_of_a_worker_that_is_killed_run_elsewhere(in_use: Borrowed, ledger: Ledger):
+    write = ledger.writer()
+
+    def parent(x: int) -> int:
+        import os
+        import time
+
+        time.sleep(0.02)
+        return os.getppid()
+
+    def call(x: int) -> int:
+        import os
+        import time
+
+        write(f"{x} {os.getpid()}")
+        time.sleep(0.05)
+        return x
+
+    with Client(in_use.address, set_as_default=False) as client:
+        victim = in_use.add_worker("--no-nanny")
+        client.wait_for_workers(3, timeout=30)
+        wait_until(lambda: len(set(remote_parallel_map(parent, range(30)))) == 3, 30, "calls on three workers")
+        results = remote_parallel_map(call, range(100), generator=True)
+        seen = [next(results) for _ in range(20)]
+        children = _children(victim.pid)
+        victim.kill()
+        victim.wait()
+        seen += results
+    assert sorted(seen) == list(range(100))
+    counts = [sum(entry.split()[0] == str(x) for entry in ledger.entries()) for x in range(100)]
+    assert min(counts) == 1 and sum(counts) - 100 <= 10, "only what ran there, or had just ended, ran again"
+    wait_until(lambda: not any(child.is_running() for child in children), 10, "the end of its children")

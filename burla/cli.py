@@ -61,10 +61,10 @@ def _status() -> int:
 def _stop() -> int:
     from burla.clusters import local
 
-    ready = local.find()
-    if ready is None:
+    if not local.is_up(local.folder()):
         print("The local cluster is not up.")
         return 3
+    ready = local.wait(None)  # it may just be starting
     local.stop(ready, only_if_idle=False)
     print("The local cluster has ended.")
     return 0

@@ -161,15 +161,18 @@ def cluster_processes(environ: dict[str, str] | os._Environ[str]) -> list[psutil
 
 
 def process_kind(process: psutil.Process) -> str:
-    """Return supervisor, head, node, zygote or child."""
-    command = " ".join(process.cmdline())
-    parent = process.parent()
-    above = " ".join(parent.cmdline()) if parent else ""
-    if "zygote" in command:
-        return "child" if "zygote" in above else "zygote"
-    if "supervisor" not in above:
-        return "supervisor"
-    return "node" if any("zygote" in " ".join(child.cmdline()) for child in process.children()) else "head"
+    """Return supervisor, head, node, zygote or child; `gone`: it has just ended."""
+    try:
+        command = " ".join(process.cmdline())
+        parent = process.parent()
+        above = " ".join(parent.cmdline()) if parent else ""
+        if "zygote" in command:
+            return "child" if "zygote" in above else "zygote"
+        if "supervisor" not in above:
+            return "supervisor"
+        return "node" if any("zygote" in " ".join(child.cmdline()) for child in process.children()) else "head"
+    except psutil.NoSuchProcess:
+        return "gone"
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 15, what: str = "the condition") -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from burla.channel import Channel, Transport
-from burla.errors import BurlaError, JobCancelled
+from burla.errors import BurlaError, ClusterLost, JobCancelled
 from burla.head.head import Head
 from burla.head.members import Session
 from burla.protocol import (
@@ -38,6 +38,8 @@ from burla.protocol import (
 
 log = logging.getLogger(__name__)
 
+STOP_S = 3.0  # for the calls of a cluster that is ended; longer than a call that does not obey can take
+
 
 class Service:
     """What all connections share: the head, and its end. `idle_after_s` None: the head does not end by itself."""
@@ -49,10 +51,19 @@ class Service:
         self._stop = stop
 
     def stop(self) -> None:
-        """End the head: from now on clients are sent away."""
+        """End the head, and first what runs: its clients are told; from now on others are sent away."""
         if not self.closing:
             self.closing = True
-            asyncio.get_running_loop().call_later(0.05, self._stop)  # the reply goes first
+            self._stopping = asyncio.ensure_future(self._stop_in_order())
+
+    async def _stop_in_order(self) -> None:
+        unfinished = [job for job in self.head.jobs.values() if not job.state.ended]
+        for job in unfinished:
+            self.head.cancel(job, ClusterLost("the cluster was ended while the job ran"))
+        if unfinished:
+            await asyncio.wait([asyncio.ensure_future(job.over.wait()) for job in unfinished], timeout=STOP_S)
+        await asyncio.sleep(0.05)  # the replies go first
+        self._stop()
 
     def end(self, only_if_idle: bool) -> list[str]:
         """Stop, unless that is only wanted if idle and it is not; return the names of unfinished jobs."""

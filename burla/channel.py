@@ -134,6 +134,11 @@ class Channel:
         except asyncio.CancelledError:
             self._end(ChannelClosed("closed on this side"))
             raise
+        except Exception as error:  # what came is not of our protocol version, or no message at all
+            log.exception("a channel ends")
+            reason = ChannelClosed(f"the other side sent what is not understood here: {error!r}")
+            self._end(reason)
+            return reason
         finally:
             writing.cancel()
             self._transport.abort()
@@ -181,8 +186,9 @@ class Channel:
     async def _serve(self, number: int, kind: int, message: Any) -> None:
         if self._handler is None:
             log.error("nobody handles %s here", type(message).__name__)
-            return
         try:
+            if self._handler is None:
+                raise BurlaError(f"nobody handles {type(message).__name__} here")
             reply, answer = await self._handler(message), _REPLY
         except BurlaError as error:
             reply, answer = error, _REFUSE

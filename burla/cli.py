@@ -64,8 +64,9 @@ def _stop() -> int:
     if not local.is_up(local.folder()):
         print("The local cluster is not up.")
         return 3
-    ready = local.wait(None)  # it may just be starting
-    local.stop(ready, only_if_idle=False)
+    ready = local.wait(None)  # it may just be starting, or ending
+    if ready is not None:
+        local.stop(ready, only_if_idle=False)
     print("The local cluster has ended.")
     return 0
 

@@ -68,7 +68,7 @@ class Follower:
     def _note(self, event: Event) -> None:
         match event:
             case Failure(_, payload):
-                self.error = self.error or serialize.load_exception(payload)
+                self.error = serialize.load_exception(payload) if self.error is None else self.error
             case Notice(text):
                 self._view.say(text, always=True)
             case Ended(state, error) if self.error is None and state is not JobState.DONE:
@@ -126,6 +126,8 @@ def _stream(job: ClientJob, view: View, progress: Progress) -> Generator[Any, No
 
 def _close(job: ClientJob, view: View, stop: bool) -> None:
     view.close()
-    if stop:
-        job.stop()
-    job.forget()
+    try:
+        if stop:
+            job.stop()
+    finally:
+        job.forget()

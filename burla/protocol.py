@@ -202,7 +202,7 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class AddInputs:
-    """More blocks, in order. Reply: None, once the head has room for more."""
+    """More blocks, in order. Reply: None, once the head has them."""
 
     job: str
     blocks: tuple[Block, ...]
@@ -330,6 +330,7 @@ class Trade:
     running: int
     queued: int
     held: int
+    leases: int = 0  # how many `SetSlots` of this job the node has carried out
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from burla.channel import Channel, ChannelClosed, CommTransport, StreamTransport
 from burla.clusters import local
 from burla.clusters.security import load_security
 from burla.config import CLIENT_LEASE_S
-from burla.errors import ClusterError, ClusterLost
+from burla.errors import BurlaError, ClusterError, ClusterLost
 from burla.protocol import PROTOCOL_VERSION, STREAM_OP, Beat, Goodbye, Hello, Welcome
 
 log = logging.getLogger(__name__)
@@ -62,16 +62,17 @@ class LocalTarget:
     """The head of the local cluster, which may have another address after a crash."""
 
     def __init__(self) -> None:
-        self._security = load_security(local.folder())
+        self._folder = local.folder()  # of now: a host name, or BURLA_HOME, may change
+        self._security = load_security(self._folder)
 
     async def open(self) -> Transport:
-        ready = local.find()
+        ready = local.find(self._folder)
         if ready is None:
             raise ChannelClosed("the local cluster has ended")
         return await DaskTarget(ready.address, self._security).open()
 
     def lost(self) -> bool:
-        return not local.is_up(local.folder())
+        return not local.is_up(self._folder)
 
 
 class NestedTarget:
@@ -112,6 +113,14 @@ class Connection:
             self.close()
             raise
 
+    def found_again(self) -> bool:
+        """Return whether the stream is up, after a break made anew: jobs of other threads may wait on it."""
+        try:
+            self.run(self._connected())
+        except (OSError, ClusterError):
+            return False
+        return not self.welcome.closing
+
     @property
     def alive(self) -> bool:
         """Whether this process made it, and its stream is up."""
@@ -119,7 +128,10 @@ class Connection:
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine in the connection's thread, and wait for it here."""
-        return self.begin(work).result()
+        try:
+            return self.begin(work).result()
+        except concurrent.futures.CancelledError:
+            raise ClusterLost("this process has left the cluster") from None
 
     def begin(self, work: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
         """Run a coroutine in the connection's thread.
@@ -198,16 +210,19 @@ class Connection:
         if self._pid != os.getpid() or self._loop.is_closed():
             return
         if self.alive:
-            with contextlib.suppress(ClusterLost, TimeoutError):  # what it would end is ended already, or soon
+            with contextlib.suppress(BurlaError, TimeoutError):  # what it would end is ended already, or soon
                 self.begin(self.ask_once(Goodbye())).result(GOODBYE_S)
-        self._loop.call_soon_threadsafe(self._end)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop)
         self._thread.join(timeout=5)
         with contextlib.suppress(RuntimeError):  # the thread did not end in time: it is a daemon
             self._loop.close()
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
         if self._channel is not None:
             self._channel.close()
-        for task in asyncio.all_tasks(self._loop):
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
+        if others:  # else the threads that wait for them would wait for ever
+            await asyncio.wait(others, timeout=1)
         self._loop.call_soon(self._loop.stop)

@@ -10,14 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 from burla import protocol
-from burla.client.connection import Connection, DaskTarget, LocalTarget, NestedTarget, Target
+from burla.client.connection import Connection, DaskTarget, LocalTarget, NestedTarget
 from burla.client.signals import import_whole
 from burla.clusters import local
+from burla.clusters.borrowed import prepare
 from burla.clusters.supervisor import Ready
 from burla.errors import ClusterBusy, ClusterLost, InvalidType
 
 _lock = threading.RLock()
-_chosen: Target | None = None
+_chosen: DaskTarget | None = None
 _connection: Connection | None = None
 _starting: subprocess.Popen[bytes] | None = (
     None  # a local cluster that this process started and nobody has been told of
@@ -31,8 +32,6 @@ def use(target: Any) -> None:
     Raises InvalidType for anything else, OSError if nobody answers there.
     """
     global _chosen
-    from burla.clusters.borrowed import prepare
-
     if target is None:
         chosen = None
     else:
@@ -75,7 +74,7 @@ def connection(say: Callable[[str], None]) -> Connection:
         if protocol.nested is not None:
             _connection = Connection(NestedTarget(protocol.nested))
         elif _chosen is not None:
-            _connection = Connection(_chosen)
+            _connection = _borrowed(_chosen)
         else:
             _connection = _local(say)
         return _connection
@@ -83,9 +82,9 @@ def connection(say: Callable[[str], None]) -> Connection:
 
 def _usable(connection: Connection | None) -> bool:
     """Whether a call can go there. A local head whose supervisor is gone may still answer, and is about to end."""
-    if connection is None or not connection.alive:
+    if connection is None or (isinstance(connection.target, LocalTarget) and connection.target.lost()):
         return False
-    return not (isinstance(connection.target, LocalTarget) and connection.target.lost())
+    return connection.found_again()
 
 
 def instead_of(lost: Connection, say: Callable[[str], None]) -> Connection:
@@ -98,6 +97,19 @@ def instead_of(lost: Connection, say: Callable[[str], None]) -> Connection:
         return connection(say)
 
 
+def _borrowed(target: DaskTarget) -> Connection:
+    try:
+        return Connection(target)
+    except OSError:
+        try:  # a scheduler that was restarted has lost our plugin
+            prepare(target.address, target.security)
+            return Connection(target)
+        except OSError as error:
+            raise ClusterLost(
+                f"nobody answers at {target.address}: {error}. burla.use(None) goes back to the local cluster."
+            ) from error
+
+
 def _local(say: Callable[[str], None]) -> Connection:
     global _starting
     error: Exception | None = None
@@ -105,6 +117,8 @@ def _local(say: Callable[[str], None]) -> Connection:
         started = _starting = local.start() or _starting
         import_whole("distributed")  # while the cluster comes up
         ready = local.wait(started)
+        if ready is None:  # it was ending when it was found
+            continue
         if ready.source != local.source_key():
             _replace(ready)
             continue

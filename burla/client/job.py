@@ -141,7 +141,10 @@ class ClientJob:
                 concurrent.futures.wait([asked], timeout=tick_s)
                 if not asked.done():
                     yield None
-            batch = asked.result()
+            try:
+                batch = asked.result()
+            except concurrent.futures.CancelledError:
+                raise ClusterLost("this process has left the cluster") from None
 
     def values(self, results: Results) -> list[Any]:
         """Return the results of a slice. Raises BurlaError if they cannot be loaded here."""

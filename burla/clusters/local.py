@@ -50,9 +50,9 @@ def is_up(where: Path) -> bool:
     return (where / "lock").exists() and locks.is_locked(where / "lock")
 
 
-def find() -> Ready | None:
-    """Return the cluster that is up, of whatever version, or None."""
-    where = folder()
+def find(where: Path | None = None) -> Ready | None:
+    """Return the cluster that is up in a folder, else in this environment's, of whatever version; None if none is."""
+    where = where or folder()
     return read_ready(where) if is_up(where) else None
 
 
@@ -105,8 +105,8 @@ def _spawn(where: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def wait(process: subprocess.Popen[bytes] | None) -> Ready:
-    """Return once the cluster is up. Raises ClusterStartFailed, with the end of its log."""
+def wait(process: subprocess.Popen[bytes] | None) -> Ready | None:
+    """Return once the cluster is up, None if one that was up has ended. Raises ClusterStartFailed, with its log."""
     where = folder()
     until = time.monotonic() + START_S
     while time.monotonic() < until:
@@ -117,7 +117,7 @@ def wait(process: subprocess.Popen[bytes] | None) -> Ready:
             break
         time.sleep(_POLL_S)
     ready = find()
-    if ready is not None:
+    if ready is not None or (process is None and not is_up(where)):
         return ready
     log = where / LOG_FILE
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else "(no log)"

@@ -40,8 +40,11 @@ def locked(path: Path) -> Iterator[None]:
 
 def is_locked(path: Path) -> bool:
     """Whether some process holds the lock of a file."""
-    fd = try_lock(path)
-    if fd is None:
+    fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not see each other
+    except BlockingIOError:
         return True
-    os.close(fd)
+    finally:
+        os.close(fd)
     return False

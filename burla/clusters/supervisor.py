@@ -33,6 +33,8 @@ READY_FILE = "ready.json"
 IDLE_EXIT = 0  # of the head: it ended on purpose
 PORT_TAKEN = 98
 AGAIN_S = (0.0, 0.1, 0.5, 2.0)  # before the next start of something that keeps dying
+MOST_FAILURES = 10  # in a row, of a head that does not come up
+DESCRIPTORS = 10_240  # the most that macOS allows
 STEADY_S = 10.0  # who lived longer starts again at once
 
 DASK_SETTINGS = {
@@ -127,6 +129,10 @@ class Supervisor:
             self._port = 0
         lived_s = time.monotonic() - self._started[role]
         self._failures[role] = 0 if lived_s > STEADY_S else self._failures[role] + 1
+        if role == "head" and self._failures[role] >= MOST_FAILURES:
+            log.error("the head does not come up: giving up")
+            self._stop = True
+            return
         log.warning("the %s ended with %s after %.1f s; starting another", role, code, lived_s)
         time.sleep(AGAIN_S[min(self._failures[role], len(AGAIN_S) - 1)])
         self._start(role)
@@ -224,6 +230,15 @@ class Supervisor:
             os.kill(pid, signal.SIGKILL)
 
 
+def _raise_descriptor_limit() -> None:
+    """A head has a descriptor for each client and node, a node ten for each child."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # a system with a lower limit than it says: what is there does
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def main(folder: Path, source: str) -> None:
     """Run the local cluster of a folder, unless one runs already."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s")
@@ -231,8 +246,7 @@ def main(folder: Path, source: str) -> None:
     if lock is None:
         log.info("another one runs")
         return
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _raise_descriptor_limit()
     import dask.config
 
     dask.config.set(DASK_SETTINGS | {"temporary-directory": str(folder / "work")})

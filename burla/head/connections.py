@@ -78,7 +78,10 @@ class Service:
         while True:
             await asyncio.sleep(0.2 if self.idle_after_s == 0 else 1.0)
             now = time.monotonic()
-            head.tick(now)
+            try:
+                head.tick(now)
+            except Exception:
+                log.exception("looking at leases")  # and look again: nobody else ends what nobody wants
             connected = any(session.channel is not None for session in head.sessions.values())
             had_client = had_client or connected or now - began > 30
             if self.idle_after_s is None or self.closing:
@@ -117,7 +120,8 @@ class Connection:
     async def _handle(self, message: Any) -> Any:
         now = time.monotonic()
         if self._session is not None:
-            self._session.seen = now
+            session = self._session = self._head.session_of(self._session.id)  # anew, if it was given up meanwhile
+            session.channel, session.gone, session.seen = self._channel, None, now
             return await self._from_client(message, self._session)
         if self._node is not None:
             if self._node in self._head.nodes:
@@ -138,7 +142,6 @@ class Connection:
         if not self._service.closing:
             session = self._session = head.session_of(session_id)
             session.channel, session.gone, session.seen = self._channel, None, now
-            head.last_active = now
         cpus = sum(node.offer.cpus for node in head.nodes.values())
         return Welcome(PROTOCOL_VERSION, cpus, self._service.closing)
 

@@ -101,6 +101,8 @@ class Head:
         self._apply(job, jobs.InputsAdded(tuple(block.count for block in blocks)))
         if last:
             self._apply(job, jobs.InputsComplete())
+            if self.nodes:  # the first one may have come while the inputs did
+                self._cancel_misfit(job)
             self.replace()
 
     def cancel(self, job: RunningJob, error: BurlaError) -> None:
@@ -134,10 +136,7 @@ class Head:
         self.nodes[offer.id] = NodeState(offer, channel, address, time.monotonic())
         for job in list(self.jobs.values()):
             if job.state is JobState.WAITING:
-                try:
-                    self._check_fit(job)
-                except NoCompatibleNodes as error:
-                    self.cancel(job, error)
+                self._cancel_misfit(job)
         self.replace()
 
     def leave(self, node: str, channel: Channel | None = None) -> None:
@@ -150,7 +149,7 @@ class Head:
             self.end_session(session, "its node is lost")
         for job in list(self.jobs.values()):
             self._apply(job, jobs.NodeLost(node))
-            for known_slots in (job.granted, job.held, job.running, job.queued, job.hungry):
+            for known_slots in (job.granted, job.held, job.leases, job.running, job.queued, job.hungry):
                 known_slots.pop(node, None)
             self.released(job, node)
         self._feed()
@@ -161,6 +160,7 @@ class Head:
         job = self.jobs.get(trade.job)
         if job is None or node not in self.nodes or job.state.ended:
             return Work()
+        unfinished = job.core.unfinished
         for one in trade.news:
             match one:
                 case Results():
@@ -176,9 +176,11 @@ class Head:
         job.running[node] = trade.running
         job.queued[node] = trade.queued
         job.hungry.pop(node, None)
-        if job.held.get(node) != trade.held:
+        if trade.leases == job.leases.get(node) and job.held.get(node) != trade.held:
             job.held[node] = trade.held
             self.replace()
+        if job.core.unfinished < min(unfinished, sum(job.granted.values())):
+            self.replace()  # slots that it cannot use any more are somebody else's
         slices = ()
         if trade.want and job.granted.get(node):
             slices = job.slices(node, self._share(job, trade.want))
@@ -191,15 +193,18 @@ class Head:
     def released(self, job: RunningJob, node: str) -> None:
         """A node runs no call of an ending job any more."""
         job.releasing.discard(node)
-        for known_slots in (job.granted, job.held, job.running, job.queued, job.hungry):
+        for known_slots in (job.granted, job.held, job.leases, job.running, job.queued, job.hungry):
             known_slots.pop(node, None)
         if not job.releasing:
-            self._apply(job, jobs.AllReleased())
-            if job.state.ended:
-                job.over.set()
-                if not job.session:
-                    self.forget(job)
+            self._over(job)
         self.replace()
+
+    def _over(self, job: RunningJob) -> None:
+        self._apply(job, jobs.AllReleased())
+        if job.state.ended:
+            job.over.set()
+            if not job.session:
+                self.forget(job)
 
     def _share(self, job: RunningJob, want: int) -> int:
         """Leave something for the other nodes when the end is near."""
@@ -245,7 +250,7 @@ class Head:
         for node in job.releasing:
             self._tell(node, EndLease(job.spec.id))
         if not job.releasing:
-            asyncio.get_running_loop().call_soon(self._apply, job, jobs.AllReleased())
+            asyncio.get_running_loop().call_soon(self._over, job)
         self._changed()
 
     def replace(self) -> None:
@@ -270,6 +275,8 @@ class Head:
             if node not in job.granted:
                 self._tell(node, BeginLease(job.spec))
             job.granted[node] = slots
+            job.leases[node] = job.leases.get(node, 0) + 1
+            job.held[node] = max(before, job.held.get(node, 0))  # until the node has heard of this, and says so
             self._tell(node, SetSlots(job_id, slots, job.slices(node, max(0, slots - before))))
             self._changed()
 
@@ -298,6 +305,12 @@ class Head:
             asked=asked,
             available=available,
         )
+
+    def _cancel_misfit(self, job: RunningJob) -> None:
+        try:
+            self._check_fit(job)
+        except NoCompatibleNodes as error:
+            self.cancel(job, error)
 
     # time
 

@@ -39,6 +39,7 @@ class RunningJob:
         self.created = time.monotonic()
         self.granted: dict[str, int] = {}  # node → slots, as last told
         self.held: dict[str, int] = {}  # node → slots in use, as last heard
+        self.leases: dict[str, int] = {}  # node → how many SetSlots were sent
         self.running: dict[str, int] = {}
         self.queued: dict[str, int] = {}  # node → calls there that have not started
         self.hungry: dict[str, int] = {}  # node → calls that it asked for in vain

@@ -5,6 +5,7 @@ The files bound the memory of the head; they do not outlive it.
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
@@ -41,7 +42,8 @@ class Spool:
         if self._file is None:
             self._file = os.open(self._made_folder() / "spool", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         data = pickle.dumps(thing, 5)
-        os.pwrite(self._file, data, self._file_bytes)
+        if os.pwrite(self._file, data, self._file_bytes) != len(data):
+            raise OSError(errno.ENOSPC, "the disk is full", str(self._folder))
         self._on_disk.add(len(self._items))
         self._items.append((self._file_bytes, len(data)))
         self._file_bytes += len(data)

@@ -76,14 +76,19 @@ class Surroundings:
         os.environ.update(prepare.context.environ)
         os.environ.update(prepare.environ)
         os.chdir(prepare.context.cwd)
-        sys.path[:] = prepare.context.sys_path
+        own = [entry for entry in sys.path if entry not in prepare.context.sys_path]
+        sys.path[:] = [*prepare.context.sys_path, *own]  # on another machine the caller's folders may be missing
         if prepare.cpus and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, prepare.cpus)
         self._environ = dict(os.environ)
         self._cwd = os.open(".", os.O_RDONLY)  # found again even if it is renamed
-        self.changed = False
+        self.changed = self.forked = False
+        os.register_at_fork(after_in_child=self._note_fork)
         for name in ("chdir", "fchdir", "putenv", "unsetenv"):
             setattr(os, name, self._noting(getattr(os, name)))
+
+    def _note_fork(self) -> None:
+        self.changed = self.forked = True
 
     def _noting(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def noting(*args: Any) -> Any:
@@ -135,7 +140,6 @@ class Caller:
         self._surroundings = Surroundings(prepare, streams)
         self._marks = Marks(secret, streams)
         self._memory = memory
-        self._pid = os.getpid()
         self._pickled = prepare.function
         self._function: Callable[..., Any] | None = None
         self._loop: asyncio.Runner | None = None
@@ -175,7 +179,7 @@ class Caller:
                 value = None
                 try:
                     value = serialize.load_value(values[index - first]) if each else values[index - first]
-                    function = self._function or self._load()
+                    function = self._load() if self._function is None else self._function
                     theirs()
                     try:
                         result = function(*value) if type(value) is tuple else function(value)
@@ -192,6 +196,8 @@ class Caller:
                     _pack(packer, results)
                     packer.first = index + 1
                     end = 0  # the job stops: report it now, and run no more
+                if surroundings.forked:
+                    os._exit(0)  # a call forked, and the copy came back from it too
                 position += 1
                 until = now()
                 if out.written or err.written or until - since > SLOW_CALL_NS:
@@ -206,8 +212,6 @@ class Caller:
                 break
         self._marks.after(memory[shared.INDEX])
         memory[shared.INDEX] = -1
-        if os.getpid() != self._pid:
-            os._exit(0)  # a call forked, and the copy came back from it too
         self._running.clear()
         return Report(tuple(results), tuple(failures), position, (time.monotonic_ns() - began) / 1e9)
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 1.0  # between asking a call to end and ending its process
 SOCKET_BYTES = 1 << 20
+FULL_S = 0.005  # the zygote has many requests to read first
 
 
 class Child:
@@ -261,10 +262,15 @@ class Nursery:
         self._children[child.number] = child
         request = zygote.REQUEST.pack(zygote.FORK, child.number, 0, child.secret)
         assert self._socket is not None
-        try:
-            socket.send_fds(self._socket, [request], list(child.for_child))
-        except OSError:
-            log.warning("the zygote is gone at a fork")  # _zygote_ended resolves the child's end
+        while True:
+            try:
+                socket.send_fds(self._socket, [request], list(child.for_child))
+                break
+            except BlockingIOError:
+                await asyncio.sleep(FULL_S)
+            except OSError:
+                log.warning("the zygote is gone at a fork")  # _zygote_ended resolves the child's end
+                break
         child.forked()
         await child.open()
         return child

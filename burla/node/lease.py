@@ -56,6 +56,7 @@ class Lease:
         self._spec = spec
         self._trade_every_s = trade_every_s
         self._target = 0
+        self._leases = 0
         self._slots: set[Slot] = set()
         self._queue: collections.deque[Slice] = collections.deque()
         self._queued = 0  # calls in the queue
@@ -75,6 +76,7 @@ class Lease:
     def set_slots(self, slots: int) -> None:
         """Use so many slots from now on; surplus ones end with their current calls."""
         self._target = slots
+        self._leases += 1
         while len(self._slots) < slots:
             slot = Slot(self._node, self._spec, self._put)
             self._slots.add(slot)
@@ -105,6 +107,9 @@ class Lease:
         self._work_came.set()
         tasks = [slot.task for slot in self._slots if slot.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
+        for slot in self._slots:  # of tasks that were cancelled before their first step
+            slot.close()
+        self._slots.clear()
         self.over.set()
 
     # slots
@@ -208,7 +213,12 @@ class Lease:
     async def _put_results(self, results: tuple[Results, ...]) -> None:
         for one in results:
             if isinstance(one.payload, bytes) and len(one.payload) >= BLOB_BYTES:
-                one = Results(one.start, one.stop, one.each, await self._node.put(self._spec.id, one.payload))
+                try:
+                    one = Results(one.start, one.stop, one.each, await self._node.put(self._spec.id, one.payload))
+                except BurlaError as error:  # told of calls that have no outcome yet: the head ignores others
+                    self._failed = True
+                    self._put(Failure(one.start, serialize.dump_exception(error, one.start)))
+                    return
             if not self._ended:
                 self._put(one)
 
@@ -288,6 +298,7 @@ class Lease:
             running=busy,
             queued=self._queued,
             held=held,
+            leases=self._leases,
         )
 
     def _give_back(self, calls: int) -> None:

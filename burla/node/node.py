@@ -90,8 +90,10 @@ class Node:
                 if job in self._leases:
                     self._leases[job].add(slices)
             case EndLease(job):
-                await self._end_lease(job)
-                await self.tell(Released(job))
+                try:
+                    await self._end_lease(job)
+                finally:
+                    await self.tell(Released(job))
             case _:
                 log.error("the head sent %s", type(message).__name__)
 

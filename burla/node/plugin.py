@@ -23,11 +23,10 @@ own_node: Node | None = None  # in a process that we started: it outlives its wo
 
 
 def describe(worker: Worker) -> NodeOffer:
-    """Return what a worker's machine has, by its own account: Dask counts CPUs and memory by cgroup and affinity."""
-    from dask.system import CPU_COUNT  # pyright: ignore[reportAttributeAccessIssue]
+    """Return what a borrowed worker offers: its threads as CPUs, and the memory that its cgroup allows."""
     from distributed.system import MEMORY_LIMIT
 
-    cpus = max(worker.state.nthreads, 1) if own_node is None else CPU_COUNT
+    cpus = max(worker.state.nthreads, 1)
     return NodeOffer(id=secrets.token_hex(8), name=str(worker.name), cpus=cpus, ram_bytes=MEMORY_LIMIT)
 
 

@@ -124,6 +124,7 @@ class Slot:
         if self._nested is not None:
             self._nested.close()
             self._nested = None
+        if not self._silent:
             self._node.nested_ended(self._session(child))
         child.retire()
         self._node.nursery.keep(_close_when_ended(child))
@@ -148,6 +149,9 @@ class Slot:
     async def _serve_nested(self, child: Child) -> None:
         # a copy: the child closes its own, and a transport whose descriptor is another's by then would deafen that one
         reader, writer = await asyncio.open_connection(sock=child.nested.dup())
+        if self.child is not child:
+            writer.transport.abort()  # let go meanwhile
+            return
         session, spec = self._session(child), self._spec
 
         async def relay(message: object) -> object:

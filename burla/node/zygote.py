@@ -26,6 +26,7 @@ SECRET_BYTES = 16
 REQUEST = struct.Struct(f"<cQq{SECRET_BYTES}s")  # b"F" or b"S", number, signal, secret
 REPLY = struct.Struct("<cQq")  # b"S" or b"E", number, pid or wait status
 FORK, SIGNAL, STARTED, ENDED = b"F", b"S", b"S", b"E"
+UNBORN_STATUS = 71 << 8  # as of a process that exits with 71, EX_OSERR
 CHILD_VARIABLE = "BURLA_CHILD"  # tells whose subprocess an orphan was
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -79,7 +80,13 @@ class Zygote:
         return True
 
     def _fork(self, number: int, secret: bytes, fds: list[int]) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # no room for a process: this child ends unborn, the others go on
+            for fd in fds:
+                os.close(fd)
+            self._node.sendall(REPLY.pack(ENDED, number, UNBORN_STATUS))
+            return
         if pid == 0:
             try:
                 self._become_child(number, secret, fds)
@@ -121,6 +128,8 @@ class Zygote:
                 _kill_group(pid, signal.SIGKILL)
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
+                if sys.platform != "linux":
+                    _kill_group(pid, signal.SIGKILL)
                 del self._pids[number]
                 self._node.sendall(REPLY.pack(ENDED, number, status))
         if sys.platform == "linux":
@@ -129,11 +138,15 @@ class Zygote:
     def _end_orphans(self) -> None:
         """End adopted processes whose child is gone; collect those that ended."""
         known = set(self._pids.values())
-        for text in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        try:
+            pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        except FileNotFoundError:
+            return  # a kernel without it: what leaves its child's process group stays
+        for text in pids:
             pid = int(text)
             if pid in known:
                 continue
-            with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            with contextlib.suppress(ChildProcessError, ProcessLookupError, PermissionError):
                 if os.waitpid(pid, os.WNOHANG)[0] == 0 and _owner(pid) not in self._pids:
                     os.kill(pid, signal.SIGKILL)  # its end wakes us again, to collect it
 

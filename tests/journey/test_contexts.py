@@ -22,7 +22,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from burla import remote_parallel_map
+from burla import WorkerCrashed, remote_parallel_map
 from tests.conftest import Ledger, Scripts, cluster_processes, wait_until
 
 PROGRAM = """
@@ -452,6 +452,32 @@ def test_a_stopped_call_stops_what_it_started(scripts: Scripts, ledger: Ledger, 
         script.send_signal(signal.SIGINT)
     wait_until(lambda: not any(map(psutil.pid_exists, calls)), 5, "the end of all three")
     assert ("ValueError" if "fails" in how else "KeyboardInterrupt") in script.communicate(timeout=30)[1]
+
+
+def test_a_call_that_dies_stops_what_it_started(ledger: Ledger):
+    write, path = ledger.writer(), str(ledger.path)
+
+    def outer(x: int) -> None:
+        import os
+        import time
+
+        from burla import remote_parallel_map
+
+        def inner(y: int) -> None:
+            write(os.getpid())
+            time.sleep(300)
+
+        results = remote_parallel_map(inner, [1], generator=True)
+        while not os.path.exists(path):
+            time.sleep(0.02)
+        os.kill(os.getpid(), 9)
+        results.close()
+
+    with pytest.raises(WorkerCrashed):
+        remote_parallel_map(outer, [1])
+    calls = list(map(int, ledger.entries()))
+    assert calls
+    wait_until(lambda: not any(map(psutil.pid_exists, calls)), 5, "the end of the nested calls")
 
 
 # forks ----------------------------------------------------------------------------------------------------------------

@@ -282,14 +282,15 @@ def test_a_signal_during_the_start_of_the_cluster_leaves_a_cluster_that_works(ow
     assert script.communicate(timeout=60)[0] == "KeyboardInterrupt [2]\n"
 
 
-def test_a_signal_while_dask_is_imported_does_not_spoil_the_next_job(scripts: Scripts):
+@pytest.mark.parametrize("module", ["dask.config", "dask.utils", "distributed.core"])
+def test_a_signal_while_dask_is_imported_does_not_spoil_the_next_job(scripts: Scripts, module: str):
     script = scripts.run(
         """
         import os, signal, sys, threading, time
         from burla import remote_parallel_map
 
         def interrupt():
-            while "dask.utils" not in sys.modules:
+            while sys.argv[1] not in sys.modules:
                 time.sleep(0.0001)
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -298,7 +299,8 @@ def test_a_signal_while_dask_is_imported_does_not_spoil_the_next_job(scripts: Sc
             print(remote_parallel_map(abs, [-1]))
         except KeyboardInterrupt:
             print("KeyboardInterrupt", remote_parallel_map(abs, [-2]))
-        """
+        """,
+        module,
     )
     assert (script.stdout, script.stderr) == ("KeyboardInterrupt [2]\n", "")
 

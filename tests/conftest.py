@@ -168,7 +168,7 @@ def process_kind(process: psutil.Process) -> str:
         above = " ".join(parent.cmdline()) if parent else ""
         if "zygote" in command:
             return "child" if "zygote" in above else "zygote"
-        if "supervisor" not in above:
+        if "burla.clusters.supervisor" not in above:
             return "supervisor"
         return "node" if any("zygote" in " ".join(child.cmdline()) for child in process.children()) else "head"
     except psutil.NoSuchProcess:

@@ -326,7 +326,11 @@ class Head:
                 self.end_session(session, "its client is gone")
         for node_id, node in list(self.nodes.items()):
             if now - node.seen > NODE_LEASE_S:
-                log.warning("node %s has been silent for %.0f s: it is given up", node.offer.name, now - node.seen)
+                text = f"node {node.offer.name} has been silent for {now - node.seen:.0f} s: its calls run elsewhere"
+                log.warning(text)
+                for job in self.jobs.values():
+                    if node_id in job.granted and not job.state.ended:
+                        job.record(Notice(text))
                 self.leave(node_id)
                 node.channel.close()
         if self.nodes:

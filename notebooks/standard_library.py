@@ -69,5 +69,5 @@ for what in ("lines", "functions", "classes"):
 table.add_row("longest function", "{1}, {0} lines, in {name}".format(*longest["longest"], name=longest["name"]))
 table.add_row("most common imports", ", ".join(f"{name} {count}" for name, count in imports.most_common(10)))
 table.add_row("files", f"{len(parsed):,} parsed in {seconds:.1f} s")
-table.add_row("files that do not parse", f"{len(broken)}: {', '.join(Path(result['name']).name for result in broken)}")
+table.add_row("files that do not parse", ", ".join(Path(result["name"]).name for result in broken) or "none")
 Console().print(table)

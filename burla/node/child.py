@@ -23,6 +23,7 @@ import termios
 import threading
 import time
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -220,6 +221,8 @@ class Caller:
         self._running.set()
         if not self._reporting:
             self._reporting = True
+            # the thread is ours, and no reason to warn a call that forks (Python 3.12 does, on stderr)
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             threading.Thread(target=self._report_early, name="burla-results", daemon=True).start()
 
     def _report_early(self) -> None:

@@ -494,6 +494,8 @@ def test_a_call_that_dies_stops_what_it_started(ledger: Ledger):
 def test_a_forked_process_calls_on_its_own(scripts: Scripts):
     done = scripts.run(
         """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, by Python 3.12
         import multiprocessing, os
         from burla import remote_parallel_map
         print(remote_parallel_map(abs, [-1]), flush=True)
@@ -517,6 +519,8 @@ def test_a_forked_process_calls_on_its_own(scripts: Scripts):
 def test_a_process_that_is_forked_in_mid_job_does_not_disturb_the_job(scripts: Scripts):
     done = scripts.run(
         """
+        import warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, by Python 3.12
         import os
         import time
         from burla import ClusterLost, remote_parallel_map

@@ -184,10 +184,9 @@ class Channel:
             await self._room.wait()
 
     async def _serve(self, number: int, kind: int, message: Any) -> None:
-        if self._handler is None:
-            log.error("nobody handles %s here", type(message).__name__)
         try:
             if self._handler is None:
+                log.error("nobody handles %s here", type(message).__name__)
                 raise BurlaError(f"nobody handles {type(message).__name__} here")
             reply, answer = await self._handler(message), _REPLY
         except BurlaError as error:

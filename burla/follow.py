@@ -67,8 +67,8 @@ class Follower:
 
     def _note(self, event: Event) -> None:
         match event:
-            case Failure(_, payload):
-                self.error = serialize.load_exception(payload) if self.error is None else self.error
+            case Failure(_, payload) if self.error is None:
+                self.error = serialize.load_exception(payload)
             case Notice(text):
                 self._view.say(text, always=True)
             case Ended(state, error) if self.error is None and state is not JobState.DONE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -113,8 +114,6 @@ def _gpu(value: Any) -> str | None:
 
 def iterate(inputs: Iterable[Any]) -> Iterable[Any] | None:
     """Return the inputs, or None if there are none: an iterator's first element is not lost by looking."""
-    import itertools
-
     if type(inputs) in (list, tuple, range):  # of others only what they yield counts: tqdm has a len() that raises
         return inputs or None
     iterator = iter(inputs)

@@ -52,6 +52,11 @@ class Blob:
 Payload = bytes | Blob
 
 
+def inline_bytes(payload: Payload) -> int:
+    """Return how many bytes of a message a payload takes: those of a blob stay with the head."""
+    return len(payload) if isinstance(payload, bytes) else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """Inputs `first` … `first + count - 1`: one pickle of a list.
@@ -182,7 +187,6 @@ class Hello:
 @dataclass(frozen=True, slots=True)
 class Welcome:
     version: int
-    cpus: int
     closing: bool  # the head is about to end: find or start another
 
 

@@ -20,9 +20,8 @@ from burla.errors import ClusterBusy, ClusterLost, InvalidType
 _lock = threading.RLock()
 _chosen: DaskTarget | None = None
 _connection: Connection | None = None
-_starting: subprocess.Popen[bytes] | None = (
-    None  # a local cluster that this process started and nobody has been told of
-)
+# a local cluster that this process started, and that nobody has been told of
+_starting: subprocess.Popen[bytes] | None = None
 _TRIES = 3  # a local cluster may end, idle, in the moment it is found
 
 

@@ -142,8 +142,7 @@ class Connection:
         if not self._service.closing:
             session = self._session = head.session_of(session_id)
             session.channel, session.gone, session.seen = self._channel, None, now
-        cpus = sum(node.offer.cpus for node in head.nodes.values())
-        return Welcome(PROTOCOL_VERSION, cpus, self._service.closing)
+        return Welcome(PROTOCOL_VERSION, self._service.closing)
 
     async def _from_node(self, message: Any, node: str) -> Any:
         head = self._head
@@ -191,7 +190,9 @@ class Connection:
             case Beat():
                 return None
             case Hello(session_id):
-                return self._welcome(session_id, time.monotonic()) if session.node is None else self._relayed()
+                if session.node is not None:
+                    return Welcome(PROTOCOL_VERSION, closing=False)
+                return self._welcome(session_id, time.monotonic())
             case Submit(_, _, total):
                 if self._service.closing:
                     raise JobCancelled("the cluster is ending; call again to start another")
@@ -218,10 +219,6 @@ class Connection:
             case _:
                 raise BurlaError(f"a client sent {type(message).__name__}")
 
-    def _relayed(self) -> Welcome:
-        cpus = sum(node.offer.cpus for node in self._head.nodes.values())
-        return Welcome(PROTOCOL_VERSION, cpus, closing=False)
-
     def _status(self) -> ClusterStatus:
         head = self._head
         return ClusterStatus(
@@ -231,6 +228,3 @@ class Connection:
             idle_after_s=self._service.idle_after_s,
             idle_for_s=head.idle_for_s(time.monotonic()),
         )
-
-
-__all__ = ["Connection", "Service"]

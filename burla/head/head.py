@@ -149,8 +149,6 @@ class Head:
             self.end_session(session, "its node is lost")
         for job in list(self.jobs.values()):
             self._apply(job, jobs.NodeLost(node))
-            for known_slots in (job.granted, job.held, job.leases, job.running, job.queued, job.hungry):
-                known_slots.pop(node, None)
             self.released(job, node)
         self._feed()
         self.replace()
@@ -239,8 +237,6 @@ class Head:
                     job.running.clear()
                     self.last_active = time.monotonic()
                     job.record(Ended(state, None if error is None else pickle.dumps(error, 5)))
-                    if not job.releasing:
-                        job.over.set()
 
     def _end_leases(self, job: RunningJob) -> None:
         for session in [s for s in self.sessions.values() if s.parent == job.spec.id]:

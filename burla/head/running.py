@@ -22,6 +22,7 @@ from burla.protocol import (
     Results,
     Slice,
     Snapshot,
+    inline_bytes,
 )
 
 
@@ -72,8 +73,7 @@ class RunningJob:
 
     def add_blocks(self, blocks: tuple[Block, ...]) -> None:
         for block in blocks:
-            size = len(block.payload) if isinstance(block.payload, bytes) else 0
-            self.blocks.append(block, size + 100)
+            self.blocks.append(block, inline_bytes(block.payload) + 100)
 
     def slices(self, node: str, want: int) -> tuple[Slice, ...]:
         """Hand out up to `want` calls, but not much more than one message holds."""
@@ -87,7 +87,7 @@ class RunningJob:
                 block: Block = self.blocks.get(one.block)
                 slices.append(Slice(block, one.start, one.stop, one.alone))
                 want -= one.stop - one.start
-                size += len(block.payload) if isinstance(block.payload, bytes) else 100
+                size += inline_bytes(block.payload) + 100
         return tuple(slices)
 
     def record(self, event: Event) -> None:

@@ -32,9 +32,8 @@ from burla.errors import BurlaError
 from burla.node import shared, stdio
 from burla.protocol import STDERR, STDOUT, TIME_BOX_S, Early, Failure, Piece, Prepare, Report, Results, Run
 
-SLOW_CALL_NS = (
-    1_000_000  # from here on, asking the kernel whether C code or a subprocess wrote costs nothing to speak of
-)
+# from here on, asking the kernel whether C code or a subprocess wrote costs nothing to speak of
+SLOW_CALL_NS = 1_000_000
 LONG_CALL_NS = int(TIME_BOX_S * 1e9)  # a call that runs for longer does not hold back the results of those before it
 REPORT_BYTES = 1_000_000  # a report is sent early when it holds this much
 

@@ -27,12 +27,12 @@ from burla.protocol import (
     Crash,
     Failure,
     JobSpec,
-    Payload,
     Report,
     Results,
     Slice,
     Trade,
     Work,
+    inline_bytes,
 )
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ class Lease:
         handed_back, self._handed_back = tuple(self._handed_back), []
         busy, held = sum(slot.busy for slot in self._slots), len(self._slots)
         ahead = int(self._rate * held * AHEAD_S) + (held - busy)
-        if sum(_bytes(one.block.payload) for one in self._queue) > AHEAD_BYTES:
+        if sum(inline_bytes(one.block.payload) for one in self._queue) > AHEAD_BYTES:
             ahead = 0
         return Trade(
             job=self._spec.id,
@@ -312,10 +312,6 @@ class Lease:
             calls -= last.stop - start
             self._urgent.set()
             self._news.set()
-
-
-def _bytes(payload: Payload) -> int:
-    return len(payload) if isinstance(payload, bytes) else 0
 
 
 def _cut(calls: list[Slice], start: int, stop: int) -> list[Slice]:

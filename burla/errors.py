@@ -11,11 +11,17 @@ BurlaError
 ├── WorkerCrashed                                        a call killed its process
 ├── NoNodes, NoCompatibleNodes                           nothing can run the calls
 ├── JobCancelled                                         somebody else stopped the job
+├── UnknownJob (LookupError)                             no such job on this cluster
+├── JobUnfinished                                        the job has to end first
 ├── NotAvailableYet (NotImplementedError)                a parameter that a later version will honour
 └── ClusterError
     ├── ClusterStartFailed                               the local cluster does not start
     ├── ClusterLost                                      the cluster went away under a running job
     ├── ClusterBusy                                      another version of burla is in use there
+    ├── StoreFull                                        the head's disk is full
+    ├── StoreDamaged                                     what the head had stored cannot be read any more
+    ├── StoreBusy, StoreUnknown                          the head cannot use its store
+    ├── BlobBroken                                       a large value has to be sent again (handled by burla)
     └── UnsafeFiles                                      keys that somebody else can read or write
 """
 
@@ -128,6 +134,14 @@ class JobCancelled(BurlaError):
     """The job was stopped by somebody else, or because its client was silent for too long."""
 
 
+class UnknownJob(BurlaError, LookupError):
+    """The cluster has no such job: it was never there, was deleted, or its retention is over. Facts: `job`."""
+
+
+class JobUnfinished(BurlaError):
+    """A job has to end before it can be deleted or retried. Facts: `job`."""
+
+
 class NotAvailableYet(BurlaError, NotImplementedError):
     """A parameter that is accepted, and that this version cannot honour."""
 
@@ -146,6 +160,26 @@ class ClusterLost(ClusterError):
 
 class ClusterBusy(ClusterError):
     """The running cluster is of another version and has unfinished jobs, so it stays."""
+
+
+class StoreFull(ClusterError):
+    """The head's disk is full. What runs pauses, nothing is lost, and it goes on when there is room. Facts: `path`."""
+
+
+class StoreDamaged(ClusterError):
+    """Something that the head had stored has changed or gone. Facts: `job`, and `start`, `stop` or `path`."""
+
+
+class StoreBusy(ClusterError):
+    """Another head uses the store. Facts: `path`."""
+
+
+class StoreUnknown(ClusterError):
+    """The store was written by another version of burla. Facts: `path`, `schema`."""
+
+
+class BlobBroken(ClusterError):
+    """The head lacks the beginning of a large value, because it was started again: it is sent anew."""
 
 
 class UnsafeFiles(ClusterError):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 STREAM_OP = "burla"  # the Dask operation that begins a stream of these messages to the head
 STOP_OP = "burla_stop"  # a Dask operation with plain arguments, which other versions understand too
 MESSAGE_BYTES = 4_000_000  # a 190 MB message stalled a scheduler for 7.5 s, 4 MB pieces for 30 ms
@@ -43,10 +43,11 @@ class JobState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A large payload that the head keeps; fetched and stored in pieces."""
+    """A large payload that the head keeps; fetched and stored in pieces. `crc`: `zlib.crc32` of the whole."""
 
     id: str
     size_bytes: int
+    crc: int
 
 
 Payload = bytes | Blob
@@ -131,7 +132,37 @@ class Ended:
     error: bytes | None = None
 
 
-Event = Results | Failure | Output | Notice | Ended
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The outcome of calls `start` … `stop - 1` was in the store, and cannot be read any more."""
+
+    start: int
+    stop: int
+    what: str
+
+
+Event = Results | Failure | Output | Notice | Ended | Lost
+
+
+class Kind(enum.IntFlag):
+    """Kinds of events, for who wants only some of them."""
+
+    RESULTS = 1
+    FAILURE = 2
+    OUTPUT = 4
+    NOTICE = 8
+    ENDED = 16
+    ALL = 31
+
+
+KIND_OF: dict[type[Event], Kind] = {
+    Results: Kind.RESULTS,
+    Lost: Kind.RESULTS,
+    Failure: Kind.FAILURE,
+    Output: Kind.OUTPUT,
+    Notice: Kind.NOTICE,
+    Ended: Kind.ENDED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +191,10 @@ class JobSpec:
     start_timeout_s: float = 60.0
     depth: int = 0  # 0: called by a user's process; n: called by a call of depth n - 1
     parent: str | None = None  # the job whose call made this one
+    detach: bool = False  # it outlives its client, from the moment that all inputs are in the store
+    on_error: str = "raise"  # or "continue": a failure is the outcome of its call alone
+    owner: str = ""  # the user who asked for it
+    resumed: str | None = None  # the job whose results it took over
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +203,11 @@ class Snapshot:
 
     state: JobState
     total: int
-    done: int
+    done: int  # calls with a result
+    failed: int  # calls that raised, or crashed for the last time
     running: int
     nodes: int
+    rate_per_s: float | None = None  # outcomes of late; None: not known
 
 
 # client → head --------------------------------------------------------------------------------------------------------
@@ -188,6 +225,7 @@ class Hello:
 class Welcome:
     version: int
     closing: bool  # the head is about to end: find or start another
+    ends_with_machine: bool = False  # a detached job goes on until this machine stops, not only until its cluster does
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +234,16 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """Results of another job for a new one: of the inputs in `ranges` (start, stop), which are the same in both."""
+
+    job: str
+    ranges: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Submit:
-    """A new job. With `total` known, these are all its inputs. Reply: `Events`, or an error."""
+    """A new job. With `total` known, these are all its inputs. Reply: `Events`, or an error. May be sent again."""
 
     spec: JobSpec
     blocks: tuple[Block, ...] = ()
@@ -206,20 +252,26 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class AddInputs:
-    """More blocks, in order. Reply: None, once the head has them."""
+    """More blocks, in order. Reply: None, once the store has them. May be sent again."""
 
     job: str
     blocks: tuple[Block, ...]
     total: int | None = None  # set in the last message: the job may start
+    resume: Resume | None = None  # in the last message
 
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """Ask for events from number `after` on; the head waits for the first. Reply: `Events`."""
+    """Ask for events from number `after` on; the head waits for the first. Reply: `Events`.
+
+    With `kinds` or `index`, only events of these kinds, or about this input, are sent; `next` counts all.
+    """
 
     job: str
     after: int
     wait_s: float = POLL_S
+    kinds: Kind = Kind.ALL
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,18 +292,107 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """The client has all that it wants of this job. No reply."""
+    """The client has all that it wants of this job: it is deleted, unless it is detached. No reply."""
 
     job: str
 
 
 @dataclass(frozen=True, slots=True)
+class Detach:
+    """The job is to outlive its client. Reply: None, once function and all inputs are in the store."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a job that has ended, and all that is kept of it. Reply: None. Refused: JobUnfinished."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A new, detached job `id`: as `job` was, with its results; only inputs without one run. Reply: None.
+
+    `function` None: the same; one that is a blob was put into `job` before. Refused: JobUnfinished.
+    """
+
+    job: str
+    id: str
+    function: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GetJob:
+    """Reply: `JobInfo`. `job` may be the beginning of an id; None: the newest of `owner`. Refused: UnknownJob."""
+
+    job: str | None
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListJobs:
+    """Reply: `JobList`, newest first. `states` empty: all."""
+
+    states: tuple[JobState, ...] = ()
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GetInputs:
+    """Reply: `Inputs`, blocks from the one that holds input `index` on, about as much as a message holds."""
+
+    job: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """What there is to know of a job without reading its journal. Times are of the head's wall clock, in seconds."""
+
+    id: str
+    function_name: str
+    owner: str
+    detached: bool
+    on_error: str
+    resumed: str | None
+    snapshot: Snapshot
+    created_at_s: float
+    ended_at_s: float | None
+    kept_until_s: float | None  # then it is deleted; None: it has not ended
+    size_bytes: int  # on the head's disk, about
+    events: int  # how long its journal is
+
+
+@dataclass(frozen=True, slots=True)
+class JobList:
+    """`remarks`: what a user should know of the store, such as damage that was found."""
+
+    jobs: tuple[JobInfo, ...]
+    keep_s: float
+    used_bytes: int
+    limit_bytes: int
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PutPiece:
-    """Bytes of a blob, in order. Reply: None."""
+    """Bytes of a blob, from `offset_bytes` on. The last piece brings `crc`, of the whole. Reply: None.
+
+    Refused: BlobBroken, when the head, started again, lacks what came before; the blob is sent again under another id.
+    """
 
     job: str
     blob: str
+    offset_bytes: int
     data: bytes
+    crc: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +425,7 @@ class JobStatus:
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
     nodes: tuple[NodeOffer, ...]
-    jobs: tuple[JobStatus, ...]
+    jobs: tuple[JobStatus, ...]  # that have not ended
     clients: int
     idle_after_s: float | None
     idle_for_s: float
@@ -306,17 +447,39 @@ class NodeOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What a node that comes back still has of a job: `ranges` of calls that run, wait or were done there.
+
+    `slots`, `held`, `leases`: as in `SetSlots` and `Trade`.
+    """
+
+    job: str
+    ranges: tuple[tuple[int, int], ...]
+    slots: int
+    held: int
+    leases: int
+
+
+@dataclass(frozen=True, slots=True)
 class Join:
-    """The first message of a node. Reply: `Joined`. The same id again replaces the earlier membership."""
+    """The first message of a node. Reply: `Joined`. The same id again replaces the earlier membership.
+
+    `sessions`: of its children that have made nested calls.
+    """
 
     offer: NodeOffer
     address: str  # of its Dask worker
+    claims: tuple[Claim, ...] = ()
+    sessions: tuple[str, ...] = ()
     version: int = PROTOCOL_VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
+    """`kept`: of each claimed job that goes on here, the calls that are this node's again; others run elsewhere."""
+
     trade_every_s: float
+    kept: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +498,7 @@ class Trade:
     queued: int
     held: int
     leases: int = 0  # how many `SetSlots` of this job the node has carried out
+    number: int = 0  # counted from 1; a trade whose reply was lost is sent again with the same number
 
 
 @dataclass(frozen=True, slots=True)

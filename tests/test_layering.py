@@ -16,7 +16,7 @@ def own(*names: str) -> set[str]:
 
 
 # importer → what it may import of burla, and of other distributions at the top of a module or inside a function
-BASE = {"burla.errors", "burla.protocol", "burla.serialize", "burla.serialize_*", "burla.config", "burla.channel"}
+BASE = {"burla.blobs", "burla.errors", "burla.protocol", "burla.serialize", "burla.serialize_*", "burla.config", "burla.channel"}
 DASK = {"dask", "distributed", "tornado", "psutil"}
 ANY = {"*"}
 LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {

@@ -6,9 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from burla.api import remote_parallel_map, use
+    from burla.api import attach, current_job, jobs, remote_parallel_map, submit, use
     from burla.errors import (
         ArgumentMismatch,
+        BlobBroken,
         BurlaError,
         CallExited,
         ClusterBusy,
@@ -22,18 +23,26 @@ if TYPE_CHECKING:
         InvalidType,
         InvalidValue,
         JobCancelled,
+        JobUnfinished,
         NoCompatibleNodes,
         NoNodes,
         NotAvailableYet,
         RemoteError,
         ResultNotPicklable,
+        StoreBusy,
+        StoreDamaged,
+        StoreFull,
+        StoreUnknown,
+        UnknownJob,
         UnsafeFiles,
         WorkerCrashed,
     )
+    from burla.job import Job
 
 __version__ = "0.1.0"
 __all__ = [
     "ArgumentMismatch",
+    "BlobBroken",
     "BurlaError",
     "CallExited",
     "ClusterBusy",
@@ -46,26 +55,45 @@ __all__ = [
     "InputTooBig",
     "InvalidType",
     "InvalidValue",
+    "Job",
     "JobCancelled",
+    "JobUnfinished",
     "NoCompatibleNodes",
     "NoNodes",
     "NotAvailableYet",
     "RemoteError",
     "ResultNotPicklable",
+    "StoreBusy",
+    "StoreDamaged",
+    "StoreFull",
+    "StoreUnknown",
+    "UnknownJob",
     "UnsafeFiles",
     "WorkerCrashed",
     "__version__",
+    "attach",
+    "current_job",
+    "jobs",
     "remote_parallel_map",
+    "submit",
     "use",
 ]
-_FUNCTIONS = ("remote_parallel_map", "use")
+_MODULES = {
+    "Job": "burla.job",
+    "attach": "burla.api",
+    "current_job": "burla.api",
+    "jobs": "burla.api",
+    "remote_parallel_map": "burla.api",
+    "submit": "burla.api",
+    "use": "burla.api",
+}  # of all others: burla.errors
 
 
 def __getattr__(name: str) -> Any:
     # importing burla must cost next to nothing: what it takes is imported when it is used
     if name not in __all__:
         raise AttributeError(f"module 'burla' has no attribute {name!r}")
-    value = getattr(importlib.import_module("burla.api" if name in _FUNCTIONS else "burla.errors"), name)
+    value = getattr(importlib.import_module(_MODULES.get(name, "burla.errors")), name)
     globals()[name] = value
     return value
 

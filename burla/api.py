@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import sys
 import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Literal, TypeVar, overload
 
-from burla import config, follow, options, serialize, serialize_inputs
-from burla.client import current
-from burla.client.job import ClientJob
+from burla import begin, follow, options
+from burla.client import current, running
 from burla.client.signals import interruptible
 from burla.display.progress import Progress
-from burla.display.terminal import make_view
-from burla.protocol import CallContext, JobSpec
+from burla.display.terminal import PlainView, make_view
+from burla.errors import InvalidType
+from burla.job import Job
+from burla.job_list import Jobs
+from burla.protocol import ListJobs
 
 _R = TypeVar("_R")
 
@@ -65,7 +64,7 @@ def remote_parallel_map(
     """Run a function on every input, on a cluster, as if it ran here.
 
     What the calls print appears here while they run. The first exception stops the job and is raised here; it carries
-    `burla_input_index`, and `burla_results`: what was finished, by input index.
+    `burla_input_index`, `burla_results`: what was finished, by input index, and `burla_job`: the `Job`.
 
     Parameters
     ----------
@@ -86,9 +85,10 @@ def remote_parallel_map(
     max_parallelism
         The most calls that run at once.
     detach
-        Let the job outlive this process. Not available yet.
+        Let the job outlive this process: a line on stderr says when it is safe to stop, and how to come back.
     generator
-        Return a generator that yields each result as soon as its call is done, in that order.
+        Return a generator that yields each result as soon as its call is done, in that order. Closing it stops the
+        job, unless that is detached.
     spinner
         Show a status line, on a terminal.
 
@@ -109,32 +109,89 @@ def remote_parallel_map(
         something = options.iterate(inputs)
         if something is None:
             return (result for result in ()) if wanted.generator else []
-        name = serialize.function_name(function_)
-        pickled = serialize.dump_function(function_)
-        current.begin()
-        spec = JobSpec(
-            id=secrets.token_hex(6),
-            function_name=name,
-            function=pickled,
-            context=_context(),
-            func_cpu=wanted.func_cpu,
-            func_ram_bytes=wanted.func_ram_bytes,
-            func_gpu=wanted.func_gpu,
-            image=wanted.image,
-            max_parallelism=wanted.max_parallelism,
-            grow=wanted.grow,
-            start_timeout_s=config.START_TIMEOUT_S,
-        )
         view = make_view(wanted.spinner)
         try:
-            job = ClientJob(current.connection(view.say), spec, lambda lost: current.instead_of(lost, view.say))
-            job.submit(serialize_inputs.pack_inputs(something))
+            job = begin.begin(function_, something, wanted, view)
+            if wanted.detach:
+                view.say(f"burla: job {job.id} is safe: {follow.whereabouts(job)}", always=True)
         except BaseException:
             view.close()
             raise
-        progress = Progress(name, job.total, time.monotonic())
+        progress = Progress(job.function_name, job.total, time.monotonic())
         read = follow.stream if wanted.generator else follow.collect
         return read(job, view, progress)
+
+
+def submit(
+    function_: Callable[..., Any],
+    inputs: Iterable[Any],
+    *,
+    func_cpu: int = 1,
+    func_ram: int | Literal["dynamic"] = "dynamic",
+    func_gpu: str | None = None,
+    image: str | None = None,
+    grow: bool = False,
+    max_parallelism: int | None = None,
+    on_error: Literal["raise", "continue"] = "raise",
+    resume: str | Job | None = None,
+) -> Job:
+    """Start a detached job: return when its inputs are in the cluster's store, so that it needs this process no more.
+
+    Parameters
+    ----------
+    function_, inputs, func_cpu, func_ram, func_gpu, image, grow, max_parallelism
+        As for `remote_parallel_map`.
+    on_error
+        "raise": the first failure stops the job. "continue": a failure is the outcome of its call alone.
+    resume
+        The id of an ended job, or the job: results of inputs that are the same there (at the same position, equal in
+        content) are taken over, the others run.
+
+    Raises
+    ------
+    BurlaError
+        Of `burla.errors`, such as UnknownJob and JobUnfinished for `resume`; nothing has run then.
+    """
+    wanted = options.check(
+        function_, inputs, func_cpu, func_ram, func_gpu, image, grow, max_parallelism, True, False, False, on_error
+    )
+    if resume is not None and not isinstance(resume, (str, Job)):
+        raise InvalidType(f"resume={resume!r}: it must be the id of a job, a Job, or None.")
+    with interruptible():
+        something = options.iterate(inputs)
+        old = resume.id if isinstance(resume, Job) else resume
+        job = begin.begin(function_, () if something is None else something, wanted, PlainView(), old)
+        running.remove(job)
+    return Job.of(job)
+
+
+def attach(job_id: str | None = None) -> Job:
+    """Return a job of the cluster in use by its id, or the beginning of it; None: the newest of this user.
+
+    A local cluster that has ended is started again. Raises UnknownJob.
+    """
+    if job_id is not None and not isinstance(job_id, str):
+        raise InvalidType(f"job_id={job_id!r}: it must be the id of a job, or None.")
+    connection = current.connection(PlainView().say)
+    return Job.told(connection.target, begin.told(connection, job_id))
+
+
+def jobs(status: str | Iterable[str] | None = None, limit: int | None = None) -> Jobs:
+    """Return the jobs of the cluster in use, newest first, as a sequence that shows as a table.
+
+    `status`: only jobs in this state, or one of these; see `Job` for the states. Raises InvalidValue.
+    """
+    names = [status] if isinstance(status, str) else list(status or ())
+    states = tuple(options.state(name) for name in names)
+    most = None if limit is None else options.count("limit", limit, "None, or an integer of at least 1: jobs")
+    connection = current.connection(PlainView().say)
+    return Jobs(connection.target, connection.run(connection.ask_again(ListJobs(states, most))))
+
+
+def current_job() -> Job | None:
+    """Return the job that `remote_parallel_map` runs now: this thread's, else this process's newest one, else None."""
+    job = running.newest()
+    return None if job is None else Job.of(job)
 
 
 def use(cluster: Any) -> None:
@@ -154,11 +211,3 @@ def use(cluster: Any) -> None:
         If nobody answers there.
     """
     current.use(cluster)
-
-
-def _context() -> CallContext:
-    return CallContext(
-        cwd=os.getcwd(),
-        environ=dict(os.environ),
-        sys_path=tuple(os.path.abspath(entry) if isinstance(entry, str) else str(entry) for entry in sys.path),
-    )

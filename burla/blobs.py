@@ -15,16 +15,25 @@ Ask = Callable[[Any], Awaitable[Any]]
 
 async def put(ask: Ask, job: str, data: bytes) -> Blob:
     """Give the head a large value; returned when it is in the store. `ask` may repeat a message after a break."""
-    crc = zlib.crc32(data)
     while True:
-        blob = Blob(secrets.token_hex(8), len(data), crc)
+        blob = describe(data)
         try:
-            for offset in range(0, len(data), MESSAGE_BYTES):
-                end = offset + MESSAGE_BYTES
-                await ask(PutPiece(job, blob.id, offset, data[offset:end], crc if end >= len(data) else None))
-            return blob
+            await send(ask, job, blob, data)
         except BlobBroken:
             continue  # the head was started again in the middle
+        return blob
+
+
+def describe(data: bytes) -> Blob:
+    """Return a new blob for a large value that is yet to be sent."""
+    return Blob(secrets.token_hex(8), len(data), zlib.crc32(data))
+
+
+async def send(ask: Ask, job: str, blob: Blob, data: bytes) -> None:
+    """Give the head the bytes of a blob; returned when they are in its store. Raises BlobBroken."""
+    for offset in range(0, len(data), MESSAGE_BYTES):
+        end = offset + MESSAGE_BYTES
+        await ask(PutPiece(job, blob.id, offset, data[offset:end], blob.crc if end >= len(data) else None))
 
 
 async def fetch(ask: Ask, job: str, payload: Payload) -> bytes:

@@ -3,30 +3,56 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 
-from burla.errors import BurlaError
+from burla import cli_jobs
+from burla.errors import BurlaError, ClusterLost, ClusterStartFailed, UnknownJob
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    failed; also: the job whose results were asked for has failed
+  2    wrong usage
+  3    there is no cluster, or it has no such job
+  130  interrupted; a job that was waited for goes on
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit code: 0 done, 1 failed, 2 wrong usage, 3 there is no cluster."""
-    parser = argparse.ArgumentParser(prog="burla", description="Run Python functions on many machines.")
+    """Run the command; return its exit code, as `EXIT_CODES` says."""
+    parser = argparse.ArgumentParser(
+        prog="burla",
+        description="Run Python functions on many machines.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     groups = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     cluster = groups.add_parser("cluster", help="the local cluster: is it up, what does it do, end it")
     actions = cluster.add_subparsers(title="commands", required=True, metavar="COMMAND")
     status = actions.add_parser("status", help="show nodes, jobs, and when it ends by itself (exit code 3: not up)")
     status.set_defaults(run=_status)
-    stop = actions.add_parser("stop", help="end it, and the jobs that run on it")
+    stop = actions.add_parser("stop", help="end it, and the jobs that run on it; detached ones go on at its next start")
     stop.set_defaults(run=_stop)
+    cli_jobs.add(groups)
     chosen = parser.parse_args(arguments)
     try:
-        return chosen.run()
+        return chosen.run(chosen)
+    except BrokenPipeError:  # as by `| head`; what is buffered must not fail at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("burla: interrupted", file=sys.stderr)
+        return 130
     except (BurlaError, OSError) as error:
         print(f"burla: {error}", file=sys.stderr)
-        return 1
+        if getattr(chosen, "json", False) and not getattr(chosen, "json_begun", False):
+            print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
+        return 3 if isinstance(error, (UnknownJob, ClusterStartFailed, ClusterLost)) else 1
 
 
-def _status() -> int:
+def _status(_: argparse.Namespace) -> int:
     from burla.client.connection import Connection, LocalTarget
     from burla.client.current import describe
     from burla.clusters import local
@@ -58,7 +84,7 @@ def _status() -> int:
     return 0
 
 
-def _stop() -> int:
+def _stop(_: argparse.Namespace) -> int:
     from burla.clusters import local
 
     if not local.is_up(local.folder()):

@@ -34,6 +34,16 @@ def local_cpus() -> int | None:
     return int(value) or None
 
 
+def keep_s() -> float:
+    """Return for how long an ended job is kept: `BURLA_KEEP_DAYS`, else 7 days."""
+    return 86_400 * _number("BURLA_KEEP_DAYS", 7.0)
+
+
+def store_limit_bytes() -> int:
+    """Return how much jobs may take on the head's disk before old ones are deleted: `BURLA_STORE_GB`, else 50 GB."""
+    return int(1e9 * _number("BURLA_STORE_GB", 50.0))
+
+
 def _number(name: str, default: float) -> float:
     text = os.environ.get(name)
     if not text:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from burla import serialize
+from burla.client import running
+from burla.client.connection import DaskTarget
 from burla.client.job import ClientJob
+from burla.client.outcome import Outcome
 from burla.client.signals import interruptible
 from burla.display.progress import Progress
 from burla.display.terminal import PlainView, TerminalView
-from burla.errors import JobCancelled
-from burla.protocol import Ended, Event, Failure, JobState, Notice, Output, Results
+from burla.errors import StoreDamaged
+from burla.job import Job
+from burla.protocol import Event, Notice, Output, Results
 
 TICK_S = 0.1  # how often a status line is looked at
 
@@ -28,10 +30,10 @@ class Follower:
         self._job = job
         self._view = view
         self._progress = progress
-        self.error: BaseException | None = None  # what the job failed with; known when `results` is over
+        self.outcome = Outcome(job.id)
 
     def results(self) -> Iterator[tuple[Results, list[Any]]]:
-        """Yield slices of results as they come, up to the end of the job; `error` says how that was.
+        """Yield slices of results as they come, up to the end of the job; `outcome.error` says how that was.
 
         It is not raised here, because no generator can raise a StopIteration.
         """
@@ -47,10 +49,13 @@ class Follower:
             for event in batch.events:
                 if isinstance(event, Results):
                     with interruptible():
-                        values = self._job.values(event)
-                    yield event, values
+                        values = self._values(event)
+                    if values is not None:
+                        yield event, values
                 else:
-                    self._note(event)
+                    self.outcome.note(event)
+                    if isinstance(event, Notice):
+                        self._view.say(event.text, always=True)
             self._view.update(self._progress, time.monotonic())
 
     def _next_batch(self, batches: Iterator[Any]) -> Any:
@@ -65,39 +70,38 @@ class Follower:
         for stream, outputs in itertools.groupby(written, lambda output: output.stream):
             self._view.write(stream, b"".join(output.data for output in outputs).decode("utf-8", "surrogateescape"))
 
-    def _note(self, event: Event) -> None:
-        match event:
-            case Failure(_, payload) if self.error is None:
-                self.error = serialize.load_exception(payload)
-            case Notice(text):
-                self._view.say(text, always=True)
-            case Ended(state, error) if self.error is None and state is not JobState.DONE:
-                self.error = JobCancelled("the job was stopped") if error is None else pickle.loads(error)
+    def _values(self, results: Results) -> list[Any] | None:
+        try:
+            return self._job.values(results)
+        except StoreDamaged:
+            self.outcome.lose(results.start, results.stop)
+            return None
 
 
 def collect(job: ClientJob, view: View, progress: Progress) -> list[Any]:
     """Return all results in the order of the inputs. On an error, those that are there are on its `burla_results`."""
     parts: list[tuple[int, list[Any]]] = []
-    stop = True
+    follower = Follower(job, view, progress)
+    failed: BaseException | None = None
     try:
-        follower = Follower(job, view, progress)
         for part, values in follower.results():
             parts.append((part.start, values))
-        if follower.error is not None:
-            raise follower.error
-        stop = False
+        if follower.outcome.error is not None:
+            raise follower.outcome.error
     except BaseException as error:
-        finished = {index: value for start, values in parts for index, value in enumerate(values, start)}
-        vars(error)["burla_results"] = finished  # not setattr: a frozen dataclass can be an exception
+        failed = error
+        # not setattr: a frozen dataclass can be an exception
+        vars(error)["burla_results"] = {i: value for start, values in parts for i, value in enumerate(values, start)}
+        vars(error)["burla_job"] = Job.of(job)
         raise
     finally:
-        _close(job, view, stop)
+        _close(job, view, failed, follower.outcome.over)
     parts.sort(key=lambda part: part[0])
     return list(itertools.chain.from_iterable(values for _, values in parts))
 
 
 def stream(job: ClientJob, view: View, progress: Progress) -> Generator[Any, None, None]:
-    """Return a generator of the results in the order in which their calls end; closing it stops the job.
+    """Return a generator of the results in the order in which their calls end; closing it stops an attached job.
 
     An error is raised after all results that came before it, so that its `burla_results` is empty.
     """
@@ -107,27 +111,43 @@ def stream(job: ClientJob, view: View, progress: Progress) -> Generator[Any, Non
 
 
 def _stream(job: ClientJob, view: View, progress: Progress) -> Generator[Any, None, None]:
-    stop = True
+    follower = Follower(job, view, progress)
+    failed: BaseException | None = None
     try:
         yield
-        follower = Follower(job, view, progress)
         for _, values in follower.results():
             view.hide()
             yield from values
-        if follower.error is not None:
-            raise follower.error
-        stop = False
-    except Exception as error:
-        vars(error)["burla_results"] = {}
+        if follower.outcome.error is not None:
+            raise follower.outcome.error
+    except BaseException as error:
+        failed = error
+        if not isinstance(error, GeneratorExit):
+            vars(error)["burla_results"] = {}
+            vars(error)["burla_job"] = Job.of(job)
         raise
     finally:
-        _close(job, view, stop)
+        _close(job, view, failed, follower.outcome.over)
 
 
-def _close(job: ClientJob, view: View, stop: bool) -> None:
+def _close(job: ClientJob, view: View, error: BaseException | None, over: bool) -> None:
+    """Follow a job no more. One that failed or was stopped is not forgotten: it can be read and retried."""
     view.close()
-    try:
-        if stop:
-            job.stop()
-    finally:
+    running.remove(job)
+    if error is None:
         job.forget()
+    elif not job.detached:
+        job.stop()
+    elif not over and not isinstance(error, GeneratorExit):
+        view.say(f"burla: job {job.id}: {whereabouts(job)}", always=True)
+
+
+def whereabouts(job: ClientJob) -> str:
+    """Return in words where a detached job goes on, and how to come back to it."""
+    if job.ends_with_machine:
+        where = "it goes on until this machine stops, and continues when the cluster is next started"
+    elif isinstance(job.target, DaskTarget):
+        where = f"it goes on on the cluster {job.target.address} without this process"
+    else:
+        where = "it goes on without this process"
+    return f"{where}. To come back: burla.attach({job.id!r})"

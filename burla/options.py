@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from burla.errors import InvalidType, InvalidValue, NotAvailableYet
+from burla.errors import InvalidType, InvalidValue
+from burla.protocol import JobState
 
 GB = 1_000_000_000
 GPUS = {
@@ -30,8 +31,10 @@ class Options:
     image: str | None
     grow: bool
     max_parallelism: int | None
+    detach: bool
     generator: bool
     spinner: bool
+    on_error: str
 
 
 def check(
@@ -46,8 +49,9 @@ def check(
     detach: Any,
     generator: Any,
     spinner: Any,
+    on_error: Any = "raise",
 ) -> Options:
-    """Return the options. Raises InvalidValue, InvalidType or NotAvailableYet, which name the parameter."""
+    """Return the options. Raises InvalidValue or InvalidType, which name the parameter."""
     if not callable(function):
         raise InvalidType(f"function_={function!r:.200}: it must be callable.")
     try:
@@ -63,24 +67,24 @@ def check(
         raise InvalidType(f"image={image!r}: it must be the name of a container image, or None.")
     if image is not None and not image.strip():
         raise InvalidValue(f"image={image!r}: it must be the name of a container image, or None.")
-    options = Options(
-        func_cpu=_count("func_cpu", func_cpu, "an integer of at least 1: CPUs a call"),
+    return Options(
+        func_cpu=count("func_cpu", func_cpu, "an integer of at least 1: CPUs a call"),
         func_ram_bytes=_ram(func_ram),
         func_gpu=_gpu(func_gpu),
         image=image,
         grow=grow,
         max_parallelism=None
         if max_parallelism is None
-        else _count("max_parallelism", max_parallelism, "None, or an integer of at least 1: calls at once"),
+        else count("max_parallelism", max_parallelism, "None, or an integer of at least 1: calls at once"),
+        detach=detach,
         generator=generator,
         spinner=spinner,
+        on_error=_on_error(on_error),
     )
-    if detach:
-        raise NotAvailableYet("detach=True: this version cannot detach a job from its client yet. Leave it out.")
-    return options
 
 
-def _count(name: str, value: Any, allowed: str) -> int:
+def count(name: str, value: Any, allowed: str) -> int:
+    """Return an integer of at least 1. Raises InvalidType, InvalidValue, which say what is allowed."""
     if isinstance(value, bool):
         raise InvalidType(f"{name}={value!r}: it must be {allowed}.")
     try:
@@ -98,7 +102,7 @@ def _ram(value: Any) -> int | None:
         if value == "dynamic":
             return None
         raise InvalidValue(f"func_ram={value!r}: it must be {allowed}.")
-    return _count("func_ram", value, allowed) * GB
+    return count("func_ram", value, allowed) * GB
 
 
 def _gpu(value: Any) -> str | None:
@@ -110,6 +114,24 @@ def _gpu(value: Any) -> str | None:
         return GPUS[value]
     except KeyError:
         raise InvalidValue(f"func_gpu={value!r}: it must be None or one of {', '.join(GPUS)}.") from None
+
+
+def state(value: Any) -> JobState:
+    """Return the state of a job by its name. Raises InvalidValue."""
+    try:
+        return JobState(value)
+    except ValueError:
+        allowed = ", ".join(one.value for one in JobState)
+        raise InvalidValue(f"status={value!r}: it must be one of {allowed}.") from None
+
+
+def _on_error(value: Any) -> str:
+    allowed = '"raise" (the first failure stops the job) or "continue" (others run all the same)'
+    if not isinstance(value, str):
+        raise InvalidType(f"on_error={value!r}: it must be {allowed}.")
+    if value not in ("raise", "continue"):
+        raise InvalidValue(f"on_error={value!r}: it must be {allowed}.")
+    return value
 
 
 def iterate(inputs: Iterable[Any]) -> Iterable[Any] | None:

@@ -208,6 +208,7 @@ class Snapshot:
     running: int
     nodes: int
     rate_per_s: float | None = None  # outcomes of late; None: not known
+    remark: str | None = None  # what holds the job up now, such as a full disk
 
 
 # client → head --------------------------------------------------------------------------------------------------------
@@ -450,11 +451,14 @@ class NodeOffer:
 class Claim:
     """What a node that comes back still has of a job: `ranges` of calls that run, wait or were done there.
 
-    `slots`, `held`, `leases`: as in `SetSlots` and `Trade`.
+    `sent`: of calls whose news are in trade `number`, which the head may have taken, or not. `slots`, `held`, `leases`:
+    as in `SetSlots` and `Trade`.
     """
 
     job: str
     ranges: tuple[tuple[int, int], ...]
+    sent: tuple[tuple[int, int], ...]
+    number: int
     slots: int
     held: int
     leases: int

@@ -271,6 +271,11 @@ def load_results(each: bool, payload: bytes) -> list[Any]:
     return [pickle.loads(item) for item in items] if each else items
 
 
+def cut_results(payload: bytes, start: int, stop: int) -> bytes:
+    """Return the payload of results `start` … `stop - 1` of a payload: a list of pickles, or of atomic values."""
+    return pickle.dumps(pickle.loads(payload)[start:stop], 5)
+
+
 # exceptions -----------------------------------------------------------------------------------------------------------
 
 

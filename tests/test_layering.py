@@ -16,7 +16,16 @@ def own(*names: str) -> set[str]:
 
 
 # importer → what it may import of burla, and of other distributions at the top of a module or inside a function
-BASE = {"burla.blobs", "burla.errors", "burla.protocol", "burla.serialize", "burla.serialize_*", "burla.config", "burla.channel"}
+BASE = {
+    "burla.blobs",
+    "burla.ranges",
+    "burla.errors",
+    "burla.protocol",
+    "burla.serialize",
+    "burla.serialize_*",
+    "burla.config",
+    "burla.channel",
+}
 DASK = {"dask", "distributed", "tornado", "psutil"}
 ANY = {"*"}
 LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
@@ -26,7 +35,12 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.serialize_*": (BASE, {"cloudpickle", "tblib"}, {"cloudpickle", "tblib"}),
     "burla.config": (BASE, set(), set()),
     "burla.channel": (BASE, set(), set()),
+    "burla.blobs": (BASE, set(), set()),
+    "burla.ranges": (BASE, set(), set()),
     "burla.options": (BASE, set(), set()),
+    "burla.resume": (BASE, set(), set()),
+    "burla.job_errors": (BASE, set(), set()),
+    "burla.job_parts": (BASE | own("burla.display"), set(), set()),
     "burla.display": (BASE | own("burla.display"), {"rich"}, {"rich"}),
     "burla.node": (BASE | own("burla.node"), DASK, DASK),
     "burla.node.child": (
@@ -51,9 +65,13 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
         ANY,
     ),
     "burla.client": (BASE | own("burla.client", "burla.clusters"), DASK, DASK),
+    "burla.job": (BASE | own("burla.client", "burla.display") | {"burla.job_errors", "burla.job_parts"}, set(), set()),
+    "burla.job_list": (BASE | own("burla.client", "burla.display") | {"burla.job"}, set(), set()),
+    "burla.begin": (BASE | own("burla.client", "burla.display") | {"burla.options", "burla.resume"}, set(), set()),
     "burla.api": (own("burla"), ANY, ANY),
     "burla.follow": (own("burla"), ANY, ANY),
     "burla.cli": (own("burla"), ANY, ANY),
+    "burla.cli_jobs": (own("burla"), ANY, ANY),
     "burla": (own("burla"), ANY, ANY),
     "burla_jupyter": (own("burla_jupyter") | {"burla", "burla.display.progress"}, ANY, ANY),
 }

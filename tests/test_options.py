@@ -10,7 +10,8 @@ from typing import Any
 import numpy
 import pytest
 
-from burla import BurlaError, InvalidType, InvalidValue, NotAvailableYet, options, remote_parallel_map
+import burla
+from burla import BurlaError, InvalidType, InvalidValue, options, remote_parallel_map
 from burla.client import current
 from tests.conftest import cluster_processes, end_cluster
 
@@ -97,11 +98,36 @@ def test_a_bad_value_is_told_at_the_call_of_a_generator():
 
 
 @pytest.mark.usefixtures("nothing_may_start")
-@pytest.mark.parametrize("generator", [False, True])
-def test_detaching_is_refused_and_not_ignored(generator: bool):
-    with pytest.raises(NotAvailableYet, match="detach=True: this version cannot") as caught:
-        remote_parallel_map(abs, [1], detach=True, generator=generator)
-    assert isinstance(caught.value, NotImplementedError)
+@pytest.mark.parametrize(
+    ("parameter", "value", "kind", "allowed"),
+    [
+        ("on_error", "ignore", ValueError, '"raise" (the first failure stops the job) or "continue"'),
+        ("on_error", None, TypeError, '"raise" (the first failure stops the job) or "continue"'),
+        ("resume", 5, TypeError, "the id of a job, a Job, or None"),
+        ("func_cpu", 0, ValueError, CPUS_ALLOWED),
+        ("inputs", 5, TypeError, "iterable"),
+    ],
+)
+def test_submit_tells_of_a_bad_value_before_anything_starts(
+    parameter: str, value: Any, kind: type[Exception], allowed: str
+):
+    taken = []
+    arguments = {"function_": abs, "inputs": (taken.append(x) or x for x in range(3)), parameter: value}
+    with pytest.raises(kind) as caught:
+        burla.submit(**arguments)
+    assert isinstance(caught.value, InvalidValue if kind is ValueError else InvalidType)
+    assert str(caught.value).startswith(f"{parameter}={value!r}: ") and allowed in str(caught.value)
+    assert not taken
+
+
+@pytest.mark.usefixtures("nothing_may_start")
+def test_attach_and_jobs_tell_of_a_bad_value_before_anything_starts():
+    with pytest.raises(InvalidType, match="job_id=5: it must be the id of a job"):
+        burla.attach(5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValue, match="status='finished': it must be one of receiving, waiting, running"):
+        burla.jobs(status=["done", "finished"])
+    with pytest.raises(InvalidValue, match="limit=0"):
+        burla.jobs(limit=0)
 
 
 def checked(**values: Any) -> options.Options:

@@ -14,6 +14,7 @@ from burla import errors
 
 ERRORS = {
     "ArgumentMismatch",
+    "BlobBroken",
     "BurlaError",
     "CallExited",
     "ClusterBusy",
@@ -27,14 +28,21 @@ ERRORS = {
     "InvalidType",
     "InvalidValue",
     "JobCancelled",
+    "JobUnfinished",
     "NoCompatibleNodes",
     "NoNodes",
     "NotAvailableYet",
     "RemoteError",
     "ResultNotPicklable",
+    "StoreBusy",
+    "StoreDamaged",
+    "StoreFull",
+    "StoreUnknown",
+    "UnknownJob",
     "UnsafeFiles",
     "WorkerCrashed",
 }
+FUNCTIONS = {"attach", "current_job", "jobs", "remote_parallel_map", "submit", "use"}
 HEAVY = {
     "IPython",
     "asyncio",
@@ -58,7 +66,7 @@ HEAVY = {
 
 
 def test_the_public_names():
-    assert set(burla.__all__) == ERRORS | {"__version__", "remote_parallel_map", "use"}
+    assert set(burla.__all__) == ERRORS | FUNCTIONS | {"__version__", "Job"}
     assert dir(burla) == sorted(burla.__all__)
     for name in burla.__all__:
         assert getattr(burla, name) is not None
@@ -82,6 +90,30 @@ def test_the_signature_of_the_call():
         ("spinner", True),
     ]
     assert {one.kind for one in parameters} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+
+
+def test_submit_takes_the_options_of_the_call_by_name():
+    parameters = inspect.signature(burla.submit).parameters
+    assert list(parameters)[:2] == ["function_", "inputs"]
+    named = {name: one.default for name, one in parameters.items() if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert named == {
+        "func_cpu": 1,
+        "func_ram": "dynamic",
+        "func_gpu": None,
+        "image": None,
+        "grow": False,
+        "max_parallelism": None,
+        "on_error": "raise",
+        "resume": None,
+    }
+
+
+def test_what_a_job_offers():
+    offered = {name for name in vars(burla.Job) if not name.startswith("_")} - {"of", "told"}
+    assert offered == {
+        "id", "function_name", "status", "progress", "results", "iter_results", "errors", "logs", "input", "wait",
+        "cancel", "delete", "detach", "retry_failed",
+    }  # fmt: skip
 
 
 def test_every_error_can_be_imported_from_burla_and_derives_from_one():

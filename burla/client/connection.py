@@ -33,10 +33,15 @@ _T = TypeVar("_T")
 
 
 class Target(Protocol):
-    """Where a head is. `open` returns a new transport to it; `lost` tells whether it is worth trying again."""
+    """Where a head is. `open` returns a new transport to it; `revive` does what can be done where none answers.
 
+    `key` tells targets apart. `revive` raises ClusterLost if nothing can be done.
+    """
+
+    @property
+    def key(self) -> str: ...
     async def open(self) -> Transport: ...
-    def lost(self) -> bool: ...
+    async def revive(self) -> None: ...
 
 
 class DaskTarget:
@@ -46,6 +51,10 @@ class DaskTarget:
         self.address = address
         self.security = security
 
+    @property
+    def key(self) -> str:
+        return self.address
+
     async def open(self) -> Transport:
         from distributed.comm.core import connect
 
@@ -54,8 +63,8 @@ class DaskTarget:
         await comm.write({"op": STREAM_OP, "reply": False})
         return CommTransport(comm)
 
-    def lost(self) -> bool:
-        return False
+    async def revive(self) -> None:
+        """Do nothing: who runs it may start it again."""
 
 
 class LocalTarget:
@@ -65,6 +74,10 @@ class LocalTarget:
         self._folder = local.folder()  # of now: a host name, or BURLA_HOME, may change
         self._security = load_security(self._folder)
 
+    @property
+    def key(self) -> str:
+        return str(self._folder)
+
     async def open(self) -> Transport:
         ready = local.find(self._folder)
         if ready is None:
@@ -72,7 +85,13 @@ class LocalTarget:
         return await DaskTarget(ready.address, self._security).open()
 
     def lost(self) -> bool:
+        """Whether no supervisor lives, which would start the head again."""
         return not local.is_up(self._folder)
+
+    async def revive(self) -> None:
+        """Start the cluster again if it has crashed as a whole: its store knows the jobs."""
+        if self.lost() and self._folder == local.folder():
+            await asyncio.to_thread(lambda: local.wait(local.start()))
 
 
 class NestedTarget:
@@ -83,6 +102,10 @@ class NestedTarget:
             raise ClusterLost("a process that a call has forked cannot make calls itself: make them in the call")
         self._fd: int | None = nested.fd
 
+    @property
+    def key(self) -> str:
+        return "nested"
+
     async def open(self) -> Transport:
         if self._fd is None:
             raise ChannelClosed("the node is gone")
@@ -90,8 +113,8 @@ class NestedTarget:
         reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
         return StreamTransport(reader, writer)
 
-    def lost(self) -> bool:
-        return self._fd is None
+    async def revive(self) -> None:
+        raise ClusterLost("the node of this call has gone away")
 
 
 class Connection:
@@ -169,9 +192,10 @@ class Connection:
             try:
                 return await (await self._connected()).ask(message)
             except OSError as error:
-                if self.target.lost() or self._loop.time() > until:
+                if self._loop.time() > until:
                     raise ClusterLost(f"the cluster went away: {error}") from error
                 log.info("looking for the cluster again: %s", error)
+                await self.target.revive()
                 await asyncio.sleep(AGAIN_S)
 
     async def tell(self, message: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from burla import protocol
-from burla.client.connection import Connection, DaskTarget, LocalTarget, NestedTarget
+from burla.client.connection import Connection, DaskTarget, LocalTarget, NestedTarget, Target
 from burla.client.signals import import_whole
 from burla.clusters import local
 from burla.clusters.borrowed import prepare
@@ -20,6 +20,7 @@ from burla.errors import ClusterBusy, ClusterLost, InvalidType
 _lock = threading.RLock()
 _chosen: DaskTarget | None = None
 _connection: Connection | None = None
+_others: dict[str, Connection] = {}  # of jobs whose cluster is not the one in use, by key
 # a local cluster that this process started, and that nobody has been told of
 _starting: subprocess.Popen[bytes] | None = None
 _TRIES = 3  # a local cluster may end, idle, in the moment it is found
@@ -47,12 +48,14 @@ def use(target: Any) -> None:
 
 
 def forget() -> None:
-    """Drop the connection of this process; the next call makes a new one."""
+    """Drop the connections of this process; the next call makes a new one."""
     global _connection
     with _lock:
-        connection, _connection = _connection, None
-    if connection is not None:
-        connection.close()
+        connections = [*_others.values(), *([_connection] if _connection is not None else [])]
+        _connection = None
+        _others.clear()
+    for one in connections:
+        one.close()
 
 
 def begin() -> None:
@@ -77,6 +80,28 @@ def connection(say: Callable[[str], None]) -> Connection:
         else:
             _connection = _local(say)
         return _connection
+
+
+def reach(target: Target, say: Callable[[str], None] = lambda text: None) -> Connection:
+    """Return a live connection to a cluster that this process has used; a local one that ended is started again.
+
+    Raises ClusterLost.
+    """
+    with _lock:
+        if _connection is not None and _connection.target.key == target.key and _usable(_connection):
+            return _connection
+        other = _others.get(target.key)
+        if other is None or not _usable(other):
+            if other is not None:
+                other.close()
+            other = _others[target.key] = _open(target, say)
+        return other
+
+
+def _open(target: Target, say: Callable[[str], None]) -> Connection:
+    if isinstance(target, DaskTarget):
+        return _borrowed(target)
+    return _local(say) if isinstance(target, LocalTarget) else connection(say)
 
 
 def _usable(connection: Connection | None) -> bool:
@@ -164,6 +189,7 @@ def _after_fork() -> None:
     """A forked process has the connection's object, but not its thread."""
     global _connection, _lock
     _connection = None
+    _others.clear()
     _lock = threading.RLock()
 
 

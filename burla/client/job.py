@@ -11,26 +11,27 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from burla import serialize
-from burla.client.connection import Connection
-from burla.errors import BurlaError, ClusterLost, JobCancelled
+from burla import blobs, serialize
+from burla.client import running
+from burla.client.connection import Connection, Target
+from burla.errors import BlobBroken, BurlaError, ClusterLost, JobCancelled
 from burla.protocol import (
     BLOB_BYTES,
     MESSAGE_BYTES,
     POLL_S,
     AddInputs,
-    Blob,
     Block,
     Cancel,
+    Detach,
     Ended,
     Events,
     Forget,
-    GetPiece,
     JobSpec,
     Payload,
     Poll,
-    PutPiece,
     Results,
+    Resume,
+    Snapshot,
     Submit,
 )
 
@@ -41,55 +42,79 @@ CANCEL_S = 5.0
 
 
 class ClientJob:
-    """One job of this process. Read `events` to the end, or call `stop`; then `forget`."""
+    """One job of this process. Read `events` to the end, or call `stop`; `forget` what nobody wants any more."""
 
     def __init__(self, connection: Connection, spec: JobSpec, again: Callable[[Connection], Connection]):
         """`again` gives a connection in place of one whose cluster has ended."""
-        self.id = spec.id
         self.total = 0
+        self.detached = False  # it goes on without this process
         self._connection = connection
         self._again = again
         self._spec = spec
         self._first: Events | None = None
+        self._snapshot: Snapshot | None = None
+
+    @property
+    def id(self) -> str:
+        return self._spec.id
+
+    @property
+    def function_name(self) -> str:
+        return self._spec.function_name
+
+    @property
+    def target(self) -> Target:
+        return self._connection.target
+
+    @property
+    def ends_with_machine(self) -> bool:
+        """Whether the cluster is started again with what it had, until its machine stops."""
+        return self._connection.welcome.ends_with_machine
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """How it stood at last; None before the head has taken it."""
+        return self._snapshot
 
     # inputs
 
-    def submit(self, blocks: Iterable[Block]) -> None:
-        """Send function and inputs; calls start when the last one is there.
+    def submit(self, blocks: Iterable[Block], resume: Callable[[], Resume] | None = None) -> None:
+        """Send function and inputs; calls start when the last one is there. `resume` is called when it has been read.
 
-        Raises what `blocks` raises (then no call has run), NoCompatibleNodes, ClusterLost.
+        A job that is to be detached is so when this returns: its inputs are in the store. Raises what `blocks` raises
+        (then no call has run), NoCompatibleNodes, ClusterLost, JobUnfinished (of the job that is resumed).
         """
         stream = iter(blocks)
         first, rest = _fill(stream, FIRST_BYTES)
         try:
-            if rest is None and not _is_large(self._spec.function):
+            if rest is None and resume is None and not _is_large(self._spec.function):
                 self.total = sum(block.count for block in first)
-                self._first = self._begin(Submit(self._spec, tuple(first), self.total))
+                self._begin(Submit(self._spec, tuple(first), self.total))
             else:
-                self._send(first, stream if rest is None else itertools.chain([rest], stream))
-        except ClusterLost:
-            raise
-        except BaseException:  # also an interrupt while the reply is awaited: calls may run already
-            self.stop()
-            self.forget()
+                self._send(first, stream if rest is None else itertools.chain([rest], stream), resume)
+            if self._spec.detach:
+                self._connection.run(self._connection.ask_again(Detach(self.id)))
+                self.detached = True
+        except BaseException as error:  # also an interrupt while the reply is awaited: calls may run already
+            running.remove(self)
+            if not isinstance(error, ClusterLost):
+                self.stop()
+                self.forget()
             raise
 
-    def _begin(self, message: Submit) -> Events:
+    def _begin(self, message: Submit) -> None:
         """Send the first message. A head takes a job once, so it may be repeated: the cluster may just have ended."""
         try:
-            return self._connection.run(self._connection.ask_again(message))
+            first: Events = self._connection.run(self._connection.ask_again(message))
         except (ClusterLost, JobCancelled):
             self._connection = self._again(self._connection)
-            return self._connection.ask(message)
+            first = self._connection.ask(message)
+        self._first, self._snapshot = first, first.snapshot
+        running.add(self)
 
-    def _send(self, first: list[Block], rest: Iterator[Block]) -> None:
-        function = self._spec.function
-        if _is_large(function):
-            self._spec = replace(self._spec, function=Blob(secrets.token_hex(8), _bytes(function)))
-        self._first = self._begin(Submit(self._spec, tuple(first)))
+    def _send(self, first: list[Block], rest: Iterator[Block], resume: Callable[[], Resume] | None) -> None:
+        self._send_function(tuple(first))
         self.total = sum(block.count for block in first)
-        if isinstance(self._spec.function, Blob):
-            self._put(self._spec.function, function)
         sending: concurrent.futures.Future[Any] | None = None
         while True:
             blocks, over = _fill(rest, MESSAGE_BYTES)
@@ -101,24 +126,38 @@ class ClientJob:
             blocks = [self._uploaded(block) for block in blocks]
             self.total += sum(block.count for block in blocks)
             if sending is not None:  # one message is on its way while the next inputs are pickled
-                sending.result()
-            message = AddInputs(self.id, tuple(blocks), None if blocks else self.total)
-            sending = self._connection.begin(self._connection.ask_once(message))
+                _wait(sending)
+            if blocks:
+                message = AddInputs(self.id, tuple(blocks))
+            else:
+                message = AddInputs(self.id, (), self.total, resume() if resume is not None else None)
+            sending = self._connection.begin(self._connection.ask_again(message))
             if not blocks:
-                sending.result()
+                _wait(sending)
                 return
 
-    def _uploaded(self, block: Block) -> Block:
-        if not _is_large(block.payload):
-            return block
-        blob = Blob(secrets.token_hex(8), _bytes(block.payload))
-        self._put(blob, block.payload)
-        return replace(block, payload=blob)
+    def _send_function(self, first: tuple[Block, ...]) -> None:
+        """Begin the job with its first blocks, and send its function after it if that is large."""
+        data = self._spec.function
+        if not isinstance(data, bytes) or not _is_large(data):
+            return self._begin(Submit(self._spec, first))
+        while True:
+            blob = blobs.describe(data)
+            self._spec = replace(self._spec, function=blob)
+            self._begin(Submit(self._spec, first))
+            try:
+                return self._connection.run(blobs.send(self._connection.ask_again, self.id, blob, data))
+            except BlobBroken:  # the head was started again in the middle; a job names its function for good
+                running.remove(self)
+                self.forget()
+                self._spec = replace(self._spec, id=new_id())
 
-    def _put(self, blob: Blob, payload: Payload) -> None:
-        assert isinstance(payload, bytes)
-        for offset in range(0, len(payload), MESSAGE_BYTES):
-            self._connection.ask(PutPiece(self.id, blob.id, payload[offset : offset + MESSAGE_BYTES]))
+    def _uploaded(self, block: Block) -> Block:
+        payload = block.payload
+        if not isinstance(payload, bytes) or not _is_large(payload):
+            return block
+        blob = self._connection.run(blobs.put(self._connection.ask_again, self.id, payload))
+        return replace(block, payload=blob)
 
     # events
 
@@ -130,6 +169,7 @@ class ClientJob:
         batch, wait_s = self._first, POLL_S if tick_s is None else 1.0
         assert batch is not None
         while True:
+            self._snapshot = batch.snapshot
             over = any(isinstance(event, Ended) for event in batch.events)
             ask = None if over else self._connection.ask_again(Poll(self.id, batch.next, wait_s))
             asked = None if ask is None else self._connection.begin(ask)
@@ -141,30 +181,14 @@ class ClientJob:
                 concurrent.futures.wait([asked], timeout=tick_s)
                 if not asked.done():
                     yield None
-            try:
-                batch = asked.result()
-            except concurrent.futures.CancelledError:
-                raise ClusterLost("this process has left the cluster") from None
+            batch = _wait(asked)
 
     def values(self, results: Results) -> list[Any]:
-        """Return the results of a slice. Raises BurlaError if they cannot be loaded here."""
+        """Return the results of a slice. Raises StoreDamaged, or BurlaError if they cannot be loaded here."""
         payload = results.payload
-        data = payload if isinstance(payload, bytes) else self._connection.run(self._fetch(payload))
-        try:
-            return serialize.load_results(results.each, data)
-        except Exception as error:
-            raise BurlaError(
-                f"inputs {results.start} to {results.stop - 1} ran; their results cannot be loaded here: {error!r}. "
-                "Are they objects of a class that only the node can import, or that cannot be unpickled?",
-                start=results.start,
-                stop=results.stop,
-            ) from error
-
-    async def _fetch(self, blob: Blob) -> bytes:
-        data = bytearray()
-        while len(data) < blob.size_bytes:
-            data += await self._connection.ask_again(GetPiece(self.id, blob.id, len(data)))
-        return bytes(data)
+        if not isinstance(payload, bytes):
+            payload = self._connection.run(blobs.fetch(self._connection.ask_again, self.id, payload))
+        return load_results(results, payload)
 
     # the end
 
@@ -178,9 +202,34 @@ class ClientJob:
             log.warning("job %s may still be running: the cluster does not answer", self.id)
 
     def forget(self) -> None:
-        """Tell the head that nothing of this job is wanted any more."""
+        """Tell the head that nothing of this job is wanted any more, unless it is detached."""
         with contextlib.suppress(ClusterLost):  # this process has left it, and its jobs have stopped
             self._connection.begin(self._connection.tell(Forget(self.id)))
+
+
+def new_id() -> str:
+    """Return an id for a new job."""
+    return secrets.token_hex(6)
+
+
+def load_results(results: Results, data: bytes) -> list[Any]:
+    """Return the results of a slice from its payload. Raises BurlaError if they cannot be loaded here."""
+    try:
+        return serialize.load_results(results.each, data)
+    except Exception as error:
+        raise BurlaError(
+            f"inputs {results.start} to {results.stop - 1} ran; their results cannot be loaded here: {error!r}. "
+            "Are they objects of a class that only the node can import, or that cannot be unpickled?",
+            start=results.start,
+            stop=results.stop,
+        ) from error
+
+
+def _wait(asked: concurrent.futures.Future[Any]) -> Any:
+    try:
+        return asked.result()
+    except concurrent.futures.CancelledError:
+        raise ClusterLost("this process has left the cluster") from None
 
 
 def _fill(stream: Iterator[Block], limit_bytes: int) -> tuple[list[Block], Block | None]:

@@ -90,6 +90,7 @@ class Supervisor:
         self._started: dict[str, float] = {}
         self._failures = {"head": 0, "node": 0}
         self._port = 0
+        self._heads = 0  # started so far
         self._lifeline, self._our_end = os.pipe()
         self._stop = False
         self._children = os.path.join(folder, "work")
@@ -140,6 +141,7 @@ class Supervisor:
     def _start(self, role: str) -> None:
         self._started[role] = time.monotonic()
         if role == "head":
+            self._heads += 1
             address, told = os.pipe()
             self._fork(role, lambda: self._head(told))
             os.close(told)
@@ -198,8 +200,8 @@ class Supervisor:
             os.write(told, address.encode())
             os.close(told)
 
-        folder = Path(self._children) / f"head-{os.getpid()}"
-        await run_head(HOST, self._port, load_security(self._folder), folder, self._idle_after_s, ready)
+        fresh = self._heads == 1  # of the nodes that a former supervisor had, none is left
+        await run_head(HOST, self._port, load_security(self._folder), self._folder, self._idle_after_s, ready, fresh)
 
     async def _node(self) -> None:
         from burla.clusters.security import load_security

@@ -10,7 +10,9 @@ from typing import Any
 
 from burla.channel import Channel, Transport
 from burla.errors import BurlaError, ClusterLost, JobCancelled
+from burla.head import crashpoints
 from burla.head.head import Head
+from burla.head.history import History
 from burla.head.members import Session
 from burla.protocol import (
     PROTOCOL_VERSION,
@@ -18,18 +20,25 @@ from burla.protocol import (
     Beat,
     Cancel,
     ClusterStatus,
+    Delete,
+    Detach,
     Forget,
+    GetInputs,
+    GetJob,
     GetPiece,
     GetStatus,
     Goodbye,
     Hello,
+    JobState,
     Join,
     Joined,
+    ListJobs,
     Poll,
     PutPiece,
     Relay,
     RelayEnded,
     Released,
+    Retry,
     Submit,
     Trade,
     Welcome,
@@ -38,14 +47,17 @@ from burla.protocol import (
 
 log = logging.getLogger(__name__)
 
+SWEEP_S = 60.0  # how often it is looked for jobs past their retention
 STOP_S = 3.0  # for the calls of a cluster that is ended; longer than a call that does not obey can take
 
 
 class Service:
     """What all connections share: the head, and its end. `idle_after_s` None: the head does not end by itself."""
 
-    def __init__(self, head: Head, idle_after_s: float | None, stop: Callable[[], None]):
+    def __init__(self, head: Head, idle_after_s: float | None, stop: Callable[[], None], supervised: bool):
         self.head = head
+        self.history = History(head)
+        self.supervised = supervised  # ended by its machine alone, and started again: also what the user is told
         self.idle_after_s = idle_after_s
         self.closing = False
         self._stop = stop
@@ -57,9 +69,18 @@ class Service:
             self._stopping = asyncio.ensure_future(self._stop_in_order())
 
     async def _stop_in_order(self) -> None:
-        unfinished = [job for job in self.head.jobs.values() if not job.state.ended]
-        for job in unfinished:
-            self.head.cancel(job, ClusterLost("the cluster was ended while the job ran"))
+        unfinished = []
+        for job in list(self.head.jobs.values()):
+            if job.detached and not job.state.ended:
+                job.suspend(
+                    ClusterLost(
+                        f"the cluster was ended; job {job.spec.id} goes on when it is next started: "
+                        f"burla.attach({job.spec.id!r}) does that"
+                    )
+                )
+            elif not job.state.ended:
+                self.head.cancel(job, ClusterLost("the cluster was ended while the job ran"))
+                unfinished.append(job)
         if unfinished:
             await asyncio.wait([asyncio.ensure_future(job.over.wait()) for job in unfinished], timeout=STOP_S)
         await asyncio.sleep(0.05)  # the replies go first
@@ -75,11 +96,15 @@ class Service:
     async def watch(self) -> None:
         """Look at leases and idleness for ever."""
         head, had_client, began = self.head, False, time.monotonic()
+        swept = 0.0
         while True:
             await asyncio.sleep(0.2 if self.idle_after_s == 0 else 1.0)
             now = time.monotonic()
             try:
                 head.tick(now)
+                if now - swept > SWEEP_S:
+                    swept = now
+                    await self.history.sweep(time.time())
             except Exception:
                 log.exception("looking at leases")  # and look again: nobody else ends what nobody wants
             connected = any(session.channel is not None for session in head.sessions.values())
@@ -88,7 +113,7 @@ class Service:
                 continue
             idle_s = head.idle_for_s(now)
             if self.idle_after_s == 0:
-                if had_client and not connected and idle_s > 0 and not head.jobs:
+                if had_client and not connected and idle_s > 0:
                     self.stop()
             elif idle_s > self.idle_after_s:
                 self.stop()
@@ -100,6 +125,7 @@ class Connection:
     def __init__(self, service: Service, transport: Transport):
         self._service = service
         self._head = service.head
+        self._history = service.history
         self._channel = Channel(transport, self._handle)
         self._session: Session | None = None
         self._node: str | None = None
@@ -130,10 +156,9 @@ class Connection:
         match message:
             case Hello(session_id):
                 return self._welcome(session_id, now)
-            case Join(offer, address):
+            case Join(offer):
                 self._node = offer.id
-                self._head.join(offer, self._channel, address)
-                return Joined(self._head.trade_every_s)
+                return Joined(kept=self._head.join(message, self._channel), trade_every_s=self._head.trade_every_s)
             case _:
                 raise BurlaError(f"{type(message).__name__} before Hello or Join")
 
@@ -142,13 +167,17 @@ class Connection:
         if not self._service.closing:
             session = self._session = head.session_of(session_id)
             session.channel, session.gone, session.seen = self._channel, None, now
-        return Welcome(PROTOCOL_VERSION, self._service.closing)
+        return Welcome(PROTOCOL_VERSION, self._service.closing, self._service.supervised)
 
     async def _from_node(self, message: Any, node: str) -> Any:
         head = self._head
         match message:
             case Trade():
-                return self._trade(message, node)
+                work = self._trade(message, node)
+                if message.news:  # what the node is told of as taken must not be lost
+                    await head.store.committed()
+                    crashpoints.reach("head.before_acknowledge")
+                return work
             case Released(job_id):
                 if job_id in head.jobs:
                     head.released(head.jobs[job_id], node)
@@ -162,7 +191,7 @@ class Connection:
             case Beat():
                 pass
             case GetPiece() | PutPiece():
-                return self._piece(message)
+                return await self._history.piece(message)
             case _:
                 raise BurlaError(f"a node sent {type(message).__name__}")
 
@@ -175,14 +204,6 @@ class Connection:
                 failure = BurlaError(f"burla failed at the head: {error!r}. Please report this.")
                 self._head.cancel(self._head.jobs[message.job], failure)
             return Work()
-
-    def _piece(self, message: GetPiece | PutPiece) -> bytes | None:
-        blobs = self._head.job(message.job).blobs
-        match message:
-            case GetPiece(_, blob, offset_bytes):
-                return blobs.get_piece(blob, offset_bytes)
-            case PutPiece(_, blob, data):
-                return blobs.put_piece(blob, data)
 
     async def _from_client(self, message: Any, session: Session) -> Any:
         head = self._head
@@ -198,10 +219,10 @@ class Connection:
                     raise JobCancelled("the cluster is ending; call again to start another")
                 job = head.submit(message, session)
                 return await job.events(0, 0.0 if total is None else 1.0)
-            case AddInputs(job_id, blocks, total):
-                head.add_inputs(head.job(job_id), blocks, last=total is not None)
-            case Poll(job_id, after, wait_s):
-                return await head.job(job_id).events(after, wait_s)
+            case AddInputs():
+                await self._add_inputs(message)
+            case Poll():
+                return await self._history.poll(message)
             case Cancel(job_id):
                 if job_id in head.jobs:
                     job = head.jobs[job_id]
@@ -210,8 +231,20 @@ class Connection:
             case Forget(job_id):
                 if job_id in head.jobs:
                     head.forget(head.jobs[job_id])
+            case Detach(job_id):
+                await self._detach(job_id)
+            case Delete(job_id):
+                await self._history.delete(job_id)
+            case Retry():
+                await self._history.retry(message, session)
+            case GetJob():
+                return await self._history.info(message)
+            case ListJobs():
+                return await self._history.list(message)
+            case GetInputs(job_id, index):
+                return await self._history.inputs(job_id, index)
             case GetPiece() | PutPiece():
-                return self._piece(message)
+                return await self._history.piece(message)
             case Goodbye():
                 head.end_session(session, "its client has ended")
             case GetStatus():
@@ -219,11 +252,27 @@ class Connection:
             case _:
                 raise BurlaError(f"a client sent {type(message).__name__}")
 
+    async def _add_inputs(self, message: AddInputs) -> None:
+        job = self._head.job(message.job)
+        self._head.add_inputs(job, message.blocks, last=message.total is not None and message.resume is None)
+        if message.resume is not None and job.state is JobState.RECEIVING:
+            await self._history.adopt(job, message.resume)
+            self._head.start(job)
+        await self._head.store.committed()
+        crashpoints.reach("head.before_inputs_reply")
+
+    async def _detach(self, job_id: str) -> None:
+        job = self._head.jobs.get(job_id)
+        if job is not None:
+            await self._head.detach(job)
+        else:
+            await self._history.stored(job_id)  # it has ended, and is kept
+
     def _status(self) -> ClusterStatus:
         head = self._head
         return ClusterStatus(
             nodes=tuple(node.offer for node in head.nodes.values()),
-            jobs=tuple(job.status() for job in head.jobs.values()),
+            jobs=tuple(job.status() for job in head.jobs.values() if not job.state.ended),
             clients=sum(session.channel is not None for session in head.sessions.values()),
             idle_after_s=self._service.idle_after_s,
             idle_for_s=head.idle_for_s(time.monotonic()),

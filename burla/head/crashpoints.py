@@ -1,4 +1,4 @@
-"""Named moments at which a test can have the head killed, as by `kill -9`: around commits, renames, acknowledgements."""
+"""Named moments at which a test can have the head killed, as by `kill -9`: around commits, renames, replies."""
 
 from __future__ import annotations
 

@@ -1,24 +1,27 @@
 """A job as a pure state machine: events in, effects out. No clock, no I/O.
 
                    InputsComplete          LeaseGranted           last outcome
-    RECEIVING ───────────────► WAITING ───────────────► RUNNING ─────────────► DONE
+    RECEIVING ───────────────► WAITING ───────────────► RUNNING ─────────────► DONE, FAILED
         │                         │                        │
         └──── CancelAsked ────────┴── CallFailed, crashes ─┴──► STOPPING ──► FAILED, CANCELLED
                                                                        AllReleased
 
-Every input is in exactly one place: pending, to be retried alone, handed to one node, or done.
+With `go_on`, a failure is the outcome of its call alone, and does not stop the job. Every input is in exactly one
+place: pending, to be retried alone, handed to one node, or finished. After a restart of the head, nodes that still have
+calls `claim` them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
 from burla.errors import BurlaError
-from burla.head.ranges import Ranges
 from burla.protocol import Crash, Failure, JobState, Results
+from burla.ranges import Ranges
 
 ATTEMPTS = 3  # of a call whose process dies: the first, and two alone
 
@@ -34,6 +37,15 @@ class InputsAdded:
 @dataclass(frozen=True, slots=True)
 class InputsComplete:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """Calls `start` … `stop - 1` have an outcome that they need not run for: another job's, or one of the store."""
+
+    start: int
+    stop: int
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +96,7 @@ class AllReleased:
 JobEvent = (
     InputsAdded
     | InputsComplete
+    | Adopted
     | LeaseGranted
     | CallsDone
     | CallFailed
@@ -114,6 +127,14 @@ class FailCrashed:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteCrash:
+    """The call has ended its process so often, and is to be retried."""
+
+    index: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class StopCalls:
     """End all leases of the job, then tell it `AllReleased`."""
 
@@ -126,7 +147,7 @@ class End:
     error: BurlaError | None = None
 
 
-Effect = Record | FailCrashed | StopCalls | End
+Effect = Record | FailCrashed | NoteCrash | StopCalls | End
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,23 +167,23 @@ NEXT = {
     (_S.RECEIVING, CancelAsked): _S.STOPPING,
     (_S.WAITING, CancelAsked): _S.STOPPING,
     (_S.RUNNING, CancelAsked): _S.STOPPING,
-    (_S.RUNNING, CallFailed): _S.STOPPING,
 }
 
 
 class Job:
     """The inputs of one job, and where each of them is."""
 
-    def __init__(self) -> None:
+    def __init__(self, go_on: bool = False) -> None:
         self.state = JobState.RECEIVING
         self.total = 0
         self.done = 0
+        self.failed = 0
         self.pending = Ranges()
         self.alone: deque[int] = deque()
         self.handed: dict[str, Ranges] = {}
         self._block_firsts: list[int] = []
+        self._go_on = go_on
         self._crashes: dict[int, int] = {}
-        self._failed = False
         self._error: BurlaError | None = None
 
     @property
@@ -172,11 +193,15 @@ class Job:
 
     @property
     def unfinished(self) -> int:
-        return self.total - self.done if self.state in (JobState.WAITING, JobState.RUNNING) else 0
+        return self.total - self.done - self.failed if self.state in (JobState.WAITING, JobState.RUNNING) else 0
 
     def block_end(self, block: int) -> int:
         """Return the index after the last input of a block."""
         return self._block_firsts[block + 1] if block + 1 < len(self._block_firsts) else self.total
+
+    def first_waiting(self) -> int:
+        """Return the index of the call that `take` hands out first; there must be one."""
+        return self.alone[0] if self.alone else self.pending.first()[0]
 
     def first_stretch(self) -> int:
         """Return how many calls, all of one block, `take` hands out first; 1 if there are none."""
@@ -206,6 +231,31 @@ class Job:
             want -= stop - start
         return taken
 
+    def claim(self, node: str, ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        """Give a node back what it still has of these calls; return those that nobody else has meanwhile."""
+        if self.state is not JobState.RUNNING:
+            return ()
+        handed = self.handed.setdefault(node, Ranges())
+        kept = Ranges()
+        for start, stop in ranges:
+            for index in [index for index in self.alone if start <= index < stop]:
+                self.alone.remove(index)
+                kept.add(index, index + 1)
+            for first, last in self.pending.overlap(start, stop):
+                self.pending.remove(first, last)
+                kept.add(first, last)
+        for start, stop in kept:
+            handed.add(start, stop)
+        return tuple(kept)
+
+    def crashed_before(self, crashes: Mapping[int, int]) -> None:
+        """Restore how often calls have ended their process: they are to be retried alone."""
+        self._crashes.update(crashes)
+        for index in sorted(crashes):
+            if self.pending.covers(index, index + 1):
+                self.pending.remove(index, index + 1)
+                self.alone.append(index)
+
     def apply(self, event: JobEvent) -> list[Effect]:
         """Take an event in; return what has to be done. Events that come too late change nothing."""
         if self.state.ended:
@@ -219,14 +269,15 @@ class Job:
                 return []
             case CallsDone(node, results):
                 return self._done(node, results)
+            case Adopted(start, stop, failed):
+                return self._adopted(start, stop, failed)
             case CallFailed(node, failure):
                 if not self._take_back(node, failure.index, failure.index + 1):
                     return []
-                self.pending.add(failure.index, failure.index + 1)
                 if self.state is not JobState.RUNNING:
+                    self.pending.add(failure.index, failure.index + 1)
                     return []
-                self._failed = True
-                return [Record(failure), *self._move(event)]
+                return [Record(failure), *self._failed_one()]
             case CallCrashed(node, crash):
                 return self._crashed(node, crash)
             case HandedBack(node, start, stop):
@@ -238,15 +289,17 @@ class Job:
                     self._wait_again(start, stop)
                 return []
             case CancelAsked(error):
-                if self._error is None:
+                if self.state is not JobState.STOPPING:
                     self._error = error
                 return self._move(event)
             case AllReleased():
                 if self.state is not JobState.STOPPING:
                     return []
-                self.state = JobState.FAILED if self._failed else JobState.CANCELLED
-                return [End(self.state, None if self._failed else self._error)]
-            case InputsComplete() | LeaseGranted():
+                self.state = JobState.FAILED if self._error is None else JobState.CANCELLED
+                return [End(self.state, self._error)]
+            case InputsComplete():
+                return [*self._move(event), *self._finished()]
+            case LeaseGranted():
                 return self._move(event)
 
     def _move(self, event: JobEvent) -> list[Effect]:
@@ -276,10 +329,32 @@ class Job:
         if not self._take_back(node, results.start, results.stop):
             return []  # of a node that was given up meanwhile: the calls run, or ran, elsewhere
         self.done += results.stop - results.start
-        if self.state is JobState.RUNNING and self.done == self.total:
-            self.state = JobState.DONE
-            return [Record(results), StopCalls(), End(JobState.DONE)]
-        return [Record(results)]
+        return [Record(results), *self._finished()]
+
+    def _adopted(self, start: int, stop: int, failed: bool) -> list[Effect]:
+        for first, last in self.pending.overlap(start, stop):
+            self.pending.remove(first, last)
+            if failed:
+                self.failed += last - first
+            else:
+                self.done += last - first
+        return self._finished()
+
+    def _failed_one(self) -> list[Effect]:
+        self.failed += 1
+        return self._finished()
+
+    def _finished(self) -> list[Effect]:
+        """The job is over with the last outcome, and stops with a failure unless it is to go on."""
+        if self.state not in (JobState.WAITING, JobState.RUNNING):
+            return []
+        if self.failed and not self._go_on:
+            self.state = JobState.STOPPING
+            return [StopCalls()]
+        if self.done + self.failed < self.total:
+            return []
+        self.state = JobState.FAILED if self.failed else JobState.DONE
+        return [StopCalls(), End(self.state)]
 
     def _crashed(self, node: str, crash: Crash) -> list[Effect]:
         if not self._take_back(node, crash.index, crash.index + 1):
@@ -287,8 +362,5 @@ class Job:
         attempts = self._crashes[crash.index] = self._crashes.get(crash.index, 0) + 1
         if attempts < ATTEMPTS or self.state is not JobState.RUNNING:
             self.alone.append(crash.index)
-            return []
-        self.pending.add(crash.index, crash.index + 1)
-        self._failed = True
-        self.state = JobState.STOPPING
-        return [FailCrashed(crash, attempts), StopCalls()]
+            return [NoteCrash(crash.index, attempts)]
+        return [FailCrashed(crash, attempts), *self._failed_one()]

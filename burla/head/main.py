@@ -20,11 +20,17 @@ class QuietScheduler(Scheduler):
 
 
 async def run_head(
-    host: str, port: int, security: Security, folder: Path, idle_after_s: float | None, ready: Callable[[str], None]
+    host: str,
+    port: int,
+    security: Security,
+    folder: Path,
+    idle_after_s: float | None,
+    ready: Callable[[str], None],
+    fresh: bool,
 ) -> None:
     """Serve at `host` until idle or told to stop; call `ready` with the address. Raises OSError: the port is taken."""
     stopped = asyncio.Event()
-    plugin = HeadPlugin(folder, idle_after_s, stopped.set)
+    plugin = HeadPlugin(folder, idle_after_s, stopped.set, fresh)
     scheduler = QuietScheduler(host=host, port=port, security=security, dashboard=False, plugins=[plugin])
     async with scheduler:
         ready(scheduler.address)

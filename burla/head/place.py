@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from burla.protocol import NodeOffer
+from burla.protocol import JobSpec, NodeOffer
 
 ANY_GPU = "any"
 SHOWN_KINDS = 5  # so many kinds of nodes are spelled out in an error
@@ -48,6 +48,21 @@ class Demand:
     def limit(self) -> int:
         """How many slots the job can use."""
         return self.unfinished if self.max_parallelism is None else min(self.unfinished, self.max_parallelism)
+
+
+def demand_of(spec: JobSpec, order: int, unfinished: int) -> Demand:
+    """Return what a job asks for; `order`: which of several that are equal comes first."""
+    return Demand(
+        job=spec.id,
+        order=order,
+        depth=spec.depth,
+        func_cpu=spec.func_cpu,
+        func_ram_bytes=spec.func_ram_bytes,
+        func_gpu=spec.func_gpu,
+        image=spec.image,
+        unfinished=unfinished,
+        max_parallelism=spec.max_parallelism,
+    )
 
 
 def place(

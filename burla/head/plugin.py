@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -14,20 +16,27 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
 from burla.channel import CommTransport
+from burla.errors import ClusterLost
 from burla.head.connections import Connection, Service
 from burla.head.head import Head
 from burla.head.leases import LeaseTasks
+from burla.head.replay import replay
+from burla.head.store import Store
 from burla.node.plugin import NodePlugin, hold_lease
 from burla.protocol import STOP_OP, STREAM_OP
 
+log = logging.getLogger(__name__)
+
 PLUGIN_NAME = "burla-head"
+STORE_BROKEN = 74  # exit code
 
 
 class HeadPlugin(SchedulerPlugin):
     """Makes a Dask scheduler a head.
 
-    Without arguments, for a scheduler that somebody else runs. With them: `folder` for what does not fit into memory;
-    after `idle_after_s` without unfinished jobs, and when told to, `stop` is called.
+    Without arguments, for a scheduler that somebody else runs: what is stored ends with it. With them: the store is in
+    `folder`; after `idle_after_s` without unfinished jobs, and when told to, `stop` is called. `fresh`: no node of
+    before can come back.
     """
 
     name = PLUGIN_NAME
@@ -37,20 +46,25 @@ class HeadPlugin(SchedulerPlugin):
         folder: Path | None = None,
         idle_after_s: float | None = None,
         stop: Callable[[], None] | None = None,
+        fresh: bool = True,
     ):
         self._folder = folder
+        self._fresh = fresh
         self._idle_after_s = idle_after_s
         self._stop = stop
 
     async def start(self, scheduler: Scheduler) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take the scheduler over."""
         self._own_folder = None
-        if self._folder is None:
-            self._own_folder = self._folder = Path(tempfile.mkdtemp(prefix="burla-head-"))
+        folder = self._folder
+        if folder is None:
+            folder = self._own_folder = Path(tempfile.mkdtemp(prefix="burla-head-"))
         self._tasks = LeaseTasks(scheduler, hold_lease)
-        head = Head(self._folder, self._tasks.changed)
-        self._tasks.head = head
-        self._service = Service(head, self._idle_after_s, self._stop or (lambda: None))
+        self._store = Store.open(folder / "store", on_full=lambda error: head.set_full(error), on_broken=self._broken)
+        head = self._tasks.head = Head(self._store, self._tasks.changed)
+        await replay(head, nodes_survived=not self._fresh)
+        supervised = self._folder is not None
+        self._service = Service(head, self._idle_after_s, self._stop or (lambda: None), supervised)
         self._watching = asyncio.ensure_future(self._service.watch())
         scheduler.handlers[STREAM_OP] = self._stream
         scheduler.handlers[STOP_OP] = self._end
@@ -72,9 +86,18 @@ class HeadPlugin(SchedulerPlugin):
                 node.channel.close()
                 head.leave(node_id)
 
+    def _broken(self, error: Exception) -> None:
+        """The store cannot be used any more."""
+        log.critical("the store cannot be used any more: %r", error)
+        if self._own_folder is None:  # better no head, until the next one has looked at it, than one that forgets
+            os._exit(STORE_BROKEN)
+        for job in self._service.head.jobs.values():  # the scheduler is somebody else's, and stays
+            job.suspend(ClusterLost(f"the head cannot write what it is told any more: {error}"))
+
     async def close(self) -> None:
         """The scheduler ends."""
         self._watching.cancel()
         await self._tasks.close()
+        self._store.close()
         if self._own_folder is not None:
             shutil.rmtree(self._own_folder, ignore_errors=True)

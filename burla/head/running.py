@@ -1,138 +1,180 @@
-"""A job at the head: the pure `Job`, its journal, and where it runs."""
+"""A job at the head that has not ended, or did a moment ago: the pure `Job`, its journal, and where it runs."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
+from bisect import bisect_right
+from collections import deque
+from typing import TYPE_CHECKING
 
+from burla.errors import ClusterLost
 from burla.head.jobs import Job
-from burla.head.place import Demand
-from burla.head.spool import Spool
+from burla.head.journal import Journal
+from burla.head.place import Demand, demand_of
 from burla.protocol import (
     MESSAGE_BYTES,
     Block,
     Event,
     Events,
-    Failure,
     JobSpec,
     JobState,
     JobStatus,
-    Output,
-    Results,
+    Kind,
     Slice,
     Snapshot,
     inline_bytes,
 )
 
+if TYPE_CHECKING:
+    from burla.head.store import Store
+
+CACHE_BYTES = 16_000_000  # of inputs that wait, in memory; the store has them all
+RATE_S = 10.0
+RATE_EVERY_S = 0.5
+
 
 class RunningJob:
     """State of one job that is neither pure nor anybody else's."""
 
-    def __init__(self, spec: JobSpec, session: str, order: int, folder: Path):
+    def __init__(self, store: Store, number: int, spec: JobSpec, session: str, created_at_s: float, journal: Journal):
+        self.store = store
+        self.number = number
         self.spec = spec
         self.session = session
-        self.order = order
-        self.core = Job()
-        self.blocks = Spool(folder / "inputs")
-        self.journal = Spool(folder / "journal")
-        self.blobs = Spool(folder / "blobs")
+        self.created_at_s = created_at_s
         self.created = time.monotonic()
+        self.core = Job(go_on=spec.on_error == "continue")
+        self.journal = journal
+        self.detached = False
+        self.unwanted = False  # to be deleted when it is over
+        self.suspended: ClusterLost | None = None
+        self.remark: str | None = None  # what its client should know now, and what may pass
         self.granted: dict[str, int] = {}  # node → slots, as last told
         self.held: dict[str, int] = {}  # node → slots in use, as last heard
         self.leases: dict[str, int] = {}  # node → how many SetSlots were sent
         self.running: dict[str, int] = {}
         self.queued: dict[str, int] = {}  # node → calls there that have not started
         self.hungry: dict[str, int] = {}  # node → calls that it asked for in vain
+        self.trades: dict[str, int] = {}  # node → number of the last trade whose news are in the journal
         self.releasing: set[str] = set()  # nodes that were told to end their lease
-        self.over = asyncio.Event()
-        self._news = asyncio.Event()
+        self.complete = asyncio.Event()  # all inputs are here
+        self.over = asyncio.Event()  # it has ended, and no call of it runs
+        self.over_since: float | None = None
+        self._firsts: list[int] = []  # of blocks
+        self._blocks: dict[int, Block] = {}  # by first input, as far as they are in memory
+        self._cached_bytes = 0
+        self._rates: deque[tuple[float, int]] = deque()
 
     @property
     def state(self) -> JobState:
         return self.core.state
 
+    @property
+    def durable(self) -> bool:
+        """Whether what is recorded has to survive the head's machine, not only its process."""
+        return self.detached or self.spec.detach
+
     def demand(self) -> Demand:
-        spec = self.spec
-        return Demand(
-            job=spec.id,
-            order=self.order,
-            depth=spec.depth,
-            func_cpu=spec.func_cpu,
-            func_ram_bytes=spec.func_ram_bytes,
-            func_gpu=spec.func_gpu,
-            image=spec.image,
-            unfinished=self.core.unfinished,
-            max_parallelism=spec.max_parallelism,
-        )
+        return demand_of(self.spec, self.number, self.core.unfinished)
 
     def slots_held(self) -> dict[str, int]:
         """Return the slots that count as taken on each node: in use, or granted and soon to be."""
         nodes = self.granted.keys() | self.held.keys() | self.releasing
         return {node: max(self.granted.get(node, 0), self.held.get(node, 0)) for node in nodes}
 
+    # inputs
+
     def add_blocks(self, blocks: tuple[Block, ...]) -> None:
+        """Take in blocks that are on their way into the store."""
+        self._firsts += [block.first for block in blocks]
         for block in blocks:
-            self.blocks.append(block, inline_bytes(block.payload) + 100)
+            self._blocks[block.first] = block
+            self._cached_bytes += inline_bytes(block.payload)
+        self.store.after_commit(lambda: self._trim(blocks))
+
+    def restore_blocks(self, firsts: list[int]) -> None:
+        """Take in blocks that are in the store."""
+        self._firsts = firsts
+
+    def _trim(self, blocks: tuple[Block, ...]) -> None:
+        for block in reversed(blocks):  # what is needed last goes first
+            if self._cached_bytes > CACHE_BYTES:
+                self._drop(block.first)
+
+    def _drop(self, first: int) -> None:
+        block = self._blocks.pop(first, None)
+        if block is not None:
+            self._cached_bytes -= inline_bytes(block.payload)
+
+    def _block(self, number: int) -> Block:
+        first = self._firsts[number]
+        block = self._blocks.get(first)
+        if block is None:
+            block = self._blocks[first] = self.store.block_now(self.number, first)
+            self._cached_bytes += inline_bytes(block.payload)
+        return block
 
     def slices(self, node: str, want: int) -> tuple[Slice, ...]:
-        """Hand out up to `want` calls, but not much more than one message holds."""
+        """Hand out up to `want` calls, but not much more than one message holds. Raises StoreDamaged."""
         slices: list[Slice] = []
         size = 0
-        while want > 0 and size < MESSAGE_BYTES:
+        while want > 0 and size < MESSAGE_BYTES and self.core.waiting:
+            index = self.core.first_waiting()
+            block = self._block(bisect_right(self._firsts, index) - 1)  # before it is handed out: it may be damaged
             handed = self.core.take(node, min(want, self.core.first_stretch()))
             if not handed:
                 break
             for one in handed:
-                block: Block = self.blocks.get(one.block)
                 slices.append(Slice(block, one.start, one.stop, one.alone))
                 want -= one.stop - one.start
                 size += inline_bytes(block.payload) + 100
+                if one.stop == self.core.block_end(one.block):
+                    self._drop(block.first)
         return tuple(slices)
 
+    # the journal
+
     def record(self, event: Event) -> None:
-        """Write the journal, and wake who waits for it."""
-        match event:
-            case Results(payload=bytes() as data) | Failure(payload=data) | Output(data=data):
-                size = len(data)
-            case _:
-                size = 0
-        self.journal.append(event, size + 200)
-        self._news.set()
+        """Write the journal; who waits for it is woken when the store has it."""
+        self.journal.durable = self.durable
+        self.journal.append(event)
+
+    async def events(self, after: int, wait_s: float, kinds: Kind = Kind.ALL, index: int | None = None) -> Events:
+        """Return what the journal holds from `after` on; wait for the first of it at most `wait_s`."""
+        events, number = await self.journal.read(after, wait_s, kinds, index)
+        if self.suspended is not None and not events:
+            raise self.suspended
+        return Events(tuple(events), number, self.snapshot())
+
+    def suspend(self, error: ClusterLost) -> None:
+        """Send those away who follow the job: it goes on another time."""
+        self.suspended = error
+        self.journal.wake()
 
     def snapshot(self) -> Snapshot:
         return Snapshot(
             state=self.state,
             total=self.core.total,
             done=self.core.done,
+            failed=self.core.failed,
             running=sum(self.running.values()),
             nodes=sum(1 for slots in self.granted.values() if slots),
+            rate_per_s=self._rate(time.monotonic()),
+            remark=self.remark,
         )
+
+    def note_rate(self, now: float) -> None:
+        """Take in how many calls have an outcome; to be called about once a second."""
+        self._rates.append((now, self.core.done + self.core.failed))
+        while len(self._rates) > 2 and self._rates[1][0] <= now - RATE_S:
+            self._rates.popleft()
+
+    def _rate(self, now: float) -> float | None:
+        if not self._rates or now - self._rates[0][0] < RATE_EVERY_S:
+            return None
+        since, before = self._rates[0]
+        return (self.core.done + self.core.failed - before) / (now - since)
 
     def status(self) -> JobStatus:
         return JobStatus(self.spec.id, self.spec.function_name, self.snapshot(), time.monotonic() - self.created)
-
-    async def events(self, after: int, wait_s: float) -> Events:
-        """Return what the journal holds from `after` on; wait for the first of it at most `wait_s`."""
-        if len(self.journal) <= after:
-            self._news.clear()
-            try:
-                await asyncio.wait_for(self._news.wait(), wait_s)
-            except TimeoutError:
-                pass  # a snapshot is news enough
-        events: list[Event] = []
-        size = 0
-        while after < len(self.journal) and size < MESSAGE_BYTES:
-            event: Event = self.journal.get(after)
-            events.append(event)
-            after += 1
-            match event:
-                case Results(payload=bytes() as data) | Output(data=data):
-                    size += len(data)
-                case _:
-                    size += 100
-        return Events(tuple(events), after, self.snapshot())
-
-    def close(self) -> None:
-        for spool in (self.blocks, self.journal, self.blobs):
-            spool.close()

@@ -15,7 +15,6 @@ import time
 from typing import TYPE_CHECKING
 
 from burla import serialize
-from burla.channel import ChannelClosed
 from burla.errors import BurlaError
 from burla.node import shared
 from burla.node.outbox import News, Outbox
@@ -24,6 +23,7 @@ from burla.protocol import (
     BLOB_BYTES,
     TIME_BOX_S,
     Blob,
+    Claim,
     Crash,
     Failure,
     JobSpec,
@@ -34,6 +34,7 @@ from burla.protocol import (
     Work,
     inline_bytes,
 )
+from burla.ranges import Ranges
 
 if TYPE_CHECKING:
     from burla.node.node import Node
@@ -62,6 +63,8 @@ class Lease:
         self._queued = 0  # calls in the queue
         self._outbox = Outbox()
         self._handed_back: list[tuple[int, int]] = []
+        self._mine = Ranges()  # calls that came here, until the head has their outcome or has them back
+        self._sent: Trade | None = None  # on its way: its reply may be lost, and then it is sent again
         self._rate = 0.0  # calls a second of one slot; 0: not known yet
         self._news = asyncio.Event()  # something to tell or to ask
         self._urgent = asyncio.Event()  # a slot has nothing to do
@@ -92,8 +95,31 @@ class Lease:
             else:
                 self._queue.append(one)
             self._queued += one.stop - one.start
+            self._mine.add(one.start, one.stop)
         if slices:
             self._work_came.set()
+
+    def claim(self) -> Claim:
+        """Return what a head that comes back has to know of this lease."""
+        sent, mine = Ranges(), Ranges(*self._mine)
+        if self._sent is not None:
+            for start, stop in self._sent.handed_back:
+                mine.discard(start, stop)
+            for start, stop in filter(None, map(_calls_of, self._sent.news)):
+                mine.discard(start, stop)
+                sent.add(start, stop)
+        number = 0 if self._sent is None else self._sent.number
+        return Claim(self._spec.id, tuple(mine), tuple(sent), number, self._target, len(self._slots), self._leases)
+
+    def keep(self, ranges: tuple[tuple[int, int], ...]) -> None:
+        """Drop calls that wait here and are somebody else's now; the outcome of one that runs will be ignored."""
+        self._mine = Ranges(*ranges)
+        queue, self._queue, self._queued = self._queue, collections.deque(), 0
+        for one in queue:
+            for start, stop in self._mine.overlap(one.start, one.stop):
+                self._queue.append(Slice(one.block, start, stop, one.alone))
+                self._queued += stop - start
+        self._news.set()
 
     async def end(self) -> None:
         """End all children, running calls too."""
@@ -156,8 +182,6 @@ class Lease:
         telling = asyncio.get_running_loop().call_later(BEAT_S, self._news.set)  # that it runs; short calls need not
         try:
             await self._run(slot, calls)
-        except ChannelClosed:
-            self._ended = True  # the node ends all leases of a lost head
         except Exception as error:
             log.exception("running calls of job %s", self._spec.id)
             failure = BurlaError(f"burla failed to run this call: {error!r}. Please report this.")
@@ -205,7 +229,7 @@ class Lease:
             self._rate = rate if not self._rate else 0.5 * (self._rate + rate)
         await self._put_results(report.results)
         for failure in report.failures:
-            self._failed = True
+            self._failed = self._spec.on_error == "raise"
             self._put(failure)
         self._requeue(left)
         self._news.set()
@@ -216,7 +240,7 @@ class Lease:
                 try:
                     one = Results(one.start, one.stop, one.each, await self._node.put(self._spec.id, one.payload))
                 except BurlaError as error:  # told of calls that have no outcome yet: the head ignores others
-                    self._failed = True
+                    self._failed = self._spec.on_error == "raise"
                     self._put(Failure(one.start, serialize.dump_exception(error, one.start)))
                     return
             if not self._ended:
@@ -275,10 +299,11 @@ class Lease:
                     await asyncio.wait_for(self._urgent.wait(), pause)
             self._urgent.clear()
             last = time.monotonic()
-            try:
-                work: Work = await self._node.ask(self._offer())
-            except ChannelClosed:
-                return  # the node ends all leases of a lost head
+            sent = self._sent = self._offer()
+            work: Work = await self._node.ask(sent)
+            self._sent = None
+            for start, stop in (*sent.handed_back, *filter(None, map(_calls_of, sent.news))):
+                self._mine.discard(start, stop)
             if self._outbox:
                 self._news.set()
             self.add(work.slices)
@@ -299,6 +324,7 @@ class Lease:
             queued=self._queued,
             held=held,
             leases=self._leases,
+            number=next(self._node.trades),
         )
 
     def _give_back(self, calls: int) -> None:
@@ -312,6 +338,17 @@ class Lease:
             calls -= last.stop - start
             self._urgent.set()
             self._news.set()
+
+
+def _calls_of(news: News) -> tuple[int, int] | None:
+    """Return the calls whose fate is told, as (start, stop); None for output."""
+    match news:
+        case Results(start, stop):
+            return start, stop
+        case Failure(index) | Crash(index):
+            return index, index + 1
+        case _:
+            return None
 
 
 def _cut(calls: list[Slice], start: int, stop: int) -> list[Slice]:

@@ -1,29 +1,32 @@
-"""A node: one machine's share of the cluster. Owns the children; outlives the Dask worker it belongs to."""
+"""A node: one machine's share of the cluster. Owns the children; outlives the Dask worker it belongs to.
+
+When the head is lost, calls go on. The head that comes back is told what is here (`Join`), and says what of it is still
+this node's; what was on its way is sent again.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
-import secrets
 from typing import Any
 
+from burla import blobs
 from burla.channel import Channel, ChannelClosed, Transport
+from burla.errors import StoreFull
 from burla.node.children import Nursery
 from burla.node.lease import Lease
 from burla.protocol import (
-    MESSAGE_BYTES,
     Beat,
     BeginLease,
     Blob,
     EndLease,
-    GetPiece,
     Join,
     Joined,
     MoreWork,
     NodeOffer,
     Payload,
-    PutPiece,
     RelayEnded,
     Released,
     SetSlots,
@@ -32,6 +35,8 @@ from burla.protocol import (
 log = logging.getLogger(__name__)
 
 BEAT_S = 5.0  # the head gives up a node that is silent for 20 s
+NO_HEAD_S = 60.0  # then calls of a head that is lost end
+FULL_S = 1.0  # before a value is offered again to a head whose disk is full
 
 
 class Node:
@@ -42,6 +47,10 @@ class Node:
         self.nursery = Nursery(ready=offer.cpus)
         self._leases: dict[str, Lease] = {}
         self._channel: Channel | None = None
+        self._joined = asyncio.Event()  # there is a head, and it knows what is here
+        self._sessions: set[str] = set()  # of children that have made nested calls
+        self._giving_up: asyncio.TimerHandle | None = None
+        self.trades = itertools.count(1)
         self._trade_every_s = 0.05
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self._cpu_users = dict.fromkeys(cpus, 0)
@@ -52,10 +61,12 @@ class Node:
 
     def close(self) -> None:
         """End all children."""
+        if self._giving_up is not None:
+            self._giving_up.cancel()
         self.nursery.close()
 
     async def serve(self, transport: Transport, address: str) -> None:
-        """Join the head at the other end, and serve it until the connection ends; then no call of it runs."""
+        """Join the head at the other end, and serve it until the connection ends; calls go on meanwhile."""
         channel = self._channel = Channel(transport, self._handle)
         channel.spawn(self._join(channel, address))
         channel.spawn(self._beat(channel))
@@ -63,15 +74,37 @@ class Node:
             reason = await channel.run()
             log.info("the head is gone: %s", reason)
         finally:
-            self._channel = None
-            await asyncio.gather(*(self._end_lease(job) for job in list(self._leases)))
+            if self._channel is channel:
+                self._channel = None
+                self._joined.clear()
+                self._give_up_later()
 
     async def _join(self, channel: Channel, address: str) -> None:
+        claims = tuple(lease.claim() for lease in self._leases.values())
         try:
-            joined: Joined = await channel.ask(Join(self.offer, address))
+            joined: Joined = await channel.ask(Join(self.offer, address, claims, tuple(self._sessions)))
         except ChannelClosed:
             return
+        if self._giving_up is not None:
+            self._giving_up.cancel()
         self._trade_every_s = joined.trade_every_s
+        unwanted = [job for job in self._leases if job not in joined.kept]
+        for job, ranges in joined.kept.items():
+            self._leases[job].keep(ranges)
+        ends = [self._leases.pop(job).end() for job in unwanted]
+        self._joined.set()
+        await asyncio.gather(*ends)
+
+    def _give_up_later(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+
+        def give_up() -> None:
+            log.warning("no head for %.0f s: calls end", NO_HEAD_S)
+            for job in list(self._leases):
+                self.nursery.keep(self._end_lease(job))
+
+        self._giving_up = asyncio.get_running_loop().call_later(NO_HEAD_S, give_up)
 
     async def _beat(self, channel: Channel) -> None:
         while True:
@@ -110,10 +143,19 @@ class Node:
     # for leases
 
     async def ask(self, message: Any) -> Any:
-        """Ask the head. Raises ChannelClosed, or the error with which it refused."""
-        if self._channel is None:
-            raise ChannelClosed("no head")
-        return await self._channel.ask(message)
+        """Ask the head something that may be asked twice: after a break, once there is a head again.
+
+        Raises the error with which it refused.
+        """
+        while True:
+            await self._joined.wait()
+            channel = self._channel
+            try:
+                if channel is not None:
+                    return await channel.ask(message)
+            except ChannelClosed:
+                log.info("%s waits for the head to come back", type(message).__name__)
+            await asyncio.sleep(0)  # `serve` notes the end of its channel
 
     async def tell(self, message: Any) -> None:
         """Tell the head something; a head that is gone needs to know nothing."""
@@ -124,23 +166,25 @@ class Node:
                 log.info("no head to tell %s", type(message).__name__)
 
     async def fetch(self, job: str, payload: Payload) -> bytes:
-        """Return the bytes of a payload, from the head if need be."""
-        if isinstance(payload, bytes):
-            return payload
-        data = bytearray()
-        while len(data) < payload.size_bytes:
-            data += await self.ask(GetPiece(job, payload.id, len(data)))
-        return bytes(data)
+        """Return the bytes of a payload, from the head if need be. Raises StoreDamaged."""
+        return await blobs.fetch(self.ask, job, payload)
 
     async def put(self, job: str, data: bytes) -> Blob:
-        """Give a large value to the head, in pieces."""
-        blob = Blob(secrets.token_hex(8), len(data))
-        for offset in range(0, len(data), MESSAGE_BYTES):
-            await self.ask(PutPiece(job, blob.id, data[offset : offset + MESSAGE_BYTES]))
-        return blob
+        """Give a large value to the head; wait while its disk is full."""
+        while True:
+            try:
+                return await blobs.put(self.ask, job, data)
+            except StoreFull as error:
+                log.warning("waiting: %s", error)
+                await asyncio.sleep(FULL_S)
+
+    def nested_begun(self, session: str) -> None:
+        """A child makes its first nested call."""
+        self._sessions.add(session)
 
     def nested_ended(self, session: str) -> None:
         """A child that had made nested calls is gone."""
+        self._sessions.discard(session)
         self.nursery.keep(self.tell(RelayEnded(session)))
 
     def take_cpus(self, count: int) -> tuple[int, ...]:

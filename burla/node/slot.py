@@ -153,6 +153,7 @@ class Slot:
             writer.transport.abort()  # let go meanwhile
             return
         session, spec = self._session(child), self._spec
+        self._node.nested_begun(session)
 
         async def relay(message: object) -> object:
             return await self._node.ask(Relay(session, spec.id, spec.depth, message))

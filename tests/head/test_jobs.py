@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 from burla.errors import JobCancelled
 from burla.head.jobs import (
     ATTEMPTS,
+    Adopted,
     AllReleased,
     CallCrashed,
     CallFailed,
@@ -37,6 +38,7 @@ from burla.head.jobs import (
     JobEvent,
     LeaseGranted,
     NodeLost,
+    NoteCrash,
     Record,
     StopCalls,
 )
@@ -126,7 +128,7 @@ def test_a_failed_job_hands_out_nothing():
 def test_a_crashed_call_is_retried_alone_before_the_others():
     job = started(5)
     job.take("n", 2)
-    assert job.apply(crashed(1)) == []
+    assert job.apply(crashed(1)) == [NoteCrash(1, 1)]
     assert job.take("n", 3) == [Handed(0, 1, 2, True), Handed(0, 2, 4, False)]
 
 
@@ -134,7 +136,7 @@ def test_the_third_crash_of_an_input_fails_the_job():
     job = started(2)
     for _ in range(ATTEMPTS - 1):
         job.take("n", 1)
-        assert job.apply(crashed(0)) == []
+        assert [type(effect) for effect in job.apply(crashed(0))] == [NoteCrash]
     job.take("n", 1)
     assert job.apply(crashed(0)) == [FailCrashed(Crash(0, 9, None), 3), StopCalls()]
     assert job.apply(AllReleased()) == [End(S.FAILED)]
@@ -144,10 +146,10 @@ def test_crashes_of_different_inputs_are_counted_apart():
     job = started(3)
     for index in (0, 1, 2) * (ATTEMPTS - 1):
         job.take("n", 3)
-        assert job.apply(crashed(index)) == []
+        assert [type(effect) for effect in job.apply(crashed(index))] == [NoteCrash]
     assert job.state is S.RUNNING
     job.take("n", 3)
-    assert job.apply(crashed(1)) != []
+    assert [type(effect) for effect in job.apply(crashed(1))] == [FailCrashed, StopCalls]
 
 
 @pytest.mark.parametrize("way_back", [HandedBack("n", 0, 3), NodeLost("n")], ids=lambda event: type(event).__name__)
@@ -223,11 +225,11 @@ def test_nothing_is_recorded_after_the_end():
 # any order of events --------------------------------------------------------------------------------------------------
 
 MOVES = {  # every change of state that an event may cause
-    InputsComplete: {(S.RECEIVING, S.WAITING)},
+    InputsComplete: {(S.RECEIVING, S.WAITING), (S.RECEIVING, S.DONE)},
     LeaseGranted: {(S.WAITING, S.RUNNING)},
-    CallsDone: {(S.RUNNING, S.DONE)},
-    CallFailed: {(S.RUNNING, S.STOPPING)},
-    CallCrashed: {(S.RUNNING, S.STOPPING)},
+    CallsDone: {(S.RUNNING, S.DONE), (S.RUNNING, S.FAILED)},
+    CallFailed: {(S.RUNNING, S.STOPPING), (S.RUNNING, S.FAILED)},
+    CallCrashed: {(S.RUNNING, S.STOPPING), (S.RUNNING, S.FAILED)},
     CancelAsked: {(S.RECEIVING, S.STOPPING), (S.WAITING, S.STOPPING), (S.RUNNING, S.STOPPING)},
     AllReleased: {(S.STOPPING, S.FAILED), (S.STOPPING, S.CANCELLED)},
 }
@@ -242,7 +244,8 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.job = Job()
-        self.at: dict[int, str] = {}  # input → "waiting", "done", or the node that has it
+        self.go_on = False
+        self.at: dict[int, str] = {}  # input → "waiting", "done", "failed", or the node that has it
         self.crashes: Counter[int] = Counter()
         self.recorded: Counter[int] = Counter()
         self.failures = 0
@@ -275,8 +278,13 @@ class AnyOrder(RuleBasedStateMachine):
 
     # the client
 
-    @initialize(counts=st.lists(st.integers(1, 6), min_size=1, max_size=5), runs=st.sampled_from([True, True, False]))
-    def first_inputs(self, counts: list[int], runs: bool) -> None:
+    @initialize(
+        counts=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+        runs=st.sampled_from([True, True, False]),
+        go_on=st.booleans(),
+    )
+    def first_inputs(self, counts: list[int], runs: bool, go_on: bool) -> None:
+        self.job, self.go_on = Job(go_on), go_on
         self.add(counts)
         if runs:
             self.complete()
@@ -288,6 +296,16 @@ class AnyOrder(RuleBasedStateMachine):
         for _ in range(sum(counts)):
             self.at[len(self.at)] = "waiting"
         assert self.apply(InputsAdded(tuple(counts))) == []
+
+    @precondition(lambda self: self.job.state is S.RECEIVING)
+    @rule(start=st.integers(0, 9), size=st.integers(1, 5))
+    def adopt(self, start: int, size: int) -> None:
+        """Another job has had results of these inputs."""
+        stop = min(start + size, len(self.at))
+        assert self.apply(Adopted(start, stop)) == []
+        new = [index for index in range(start, stop) if self.at[index] == "waiting"]
+        self.recorded.update(new)
+        self.at.update(dict.fromkeys(new, "done"))
 
     @rule()
     def complete(self) -> None:
@@ -333,9 +351,11 @@ class AnyOrder(RuleBasedStateMachine):
         valid = self.has(node, start, stop)
         running = self.job.state is S.RUNNING
         effects = self.apply(CallFailed(node, Failure(start, b"")))
-        assert effects == ([Record(Failure(start, b"")), StopCalls()] if valid and running else [])
+        counts = valid and running
+        assert effects[:1] == ([Record(Failure(start, b""))] if counts else [])
+        assert (StopCalls() in effects) == (counts and (not self.go_on or bool(self.ends)))
         if valid:
-            self.move(start, stop, "waiting")
+            self.move(start, stop, "failed" if running else "waiting")
 
     @rule(one=handed, low=st.integers(0, 8), who=st.none() | nodes)
     def report_crash(self, one: tuple[str, int, int], low: int, who: str | None) -> None:
@@ -349,7 +369,23 @@ class AnyOrder(RuleBasedStateMachine):
         self.crashes[start] += 1
         self.move(start, stop, "waiting")
         last = running and self.crashes[start] == ATTEMPTS
-        assert effects == ([FailCrashed(Crash(start, 9, None), ATTEMPTS), StopCalls()] if last else [])
+        if not last:
+            assert effects == [NoteCrash(start, self.crashes[start])]
+            return
+        self.move(start, stop, "failed")
+        assert effects[0] == FailCrashed(Crash(start, 9, None), ATTEMPTS)
+        assert (StopCalls() in effects) == (not self.go_on or bool(self.ends))
+
+    @rule(node=nodes, start=st.integers(0, 12), size=st.integers(1, 9))
+    def claim(self, node: str, start: int, size: int) -> None:
+        """A node comes back, and still has these calls."""
+        stop = min(start + size, len(self.at))
+        if start >= stop:
+            return
+        kept = {index for low, high in self.job.claim(node, ((start, stop),)) for index in range(low, high)}
+        waiting = {index for index in range(start, stop) if self.at[index] == "waiting"}
+        assert kept == (waiting if self.job.state is S.RUNNING else set())
+        self.at.update(dict.fromkeys(kept, node))
 
     @rule(one=handed, low=st.integers(0, 8), size=st.integers(1, 9), who=st.none() | nodes)
     def hand_back(self, one: tuple[str, int, int], low: int, size: int, who: str | None) -> None:
@@ -384,8 +420,9 @@ class AnyOrder(RuleBasedStateMachine):
         for ranges in (job.pending, *job.handed.values()):
             places.update(index for start, stop in ranges for index in range(start, stop))
         done = {index for index, where in self.at.items() if where == "done"}
-        assert job.total == len(self.at) and job.done == len(done)
-        assert places == Counter(set(self.at) - done)
+        failed = {index for index, where in self.at.items() if where == "failed"}
+        assert job.total == len(self.at) and job.done == len(done) and job.failed == len(failed)
+        assert places == Counter(set(self.at) - done - failed)
         for node, ranges in job.handed.items():
             held = {index for start, stop in ranges for index in range(start, stop)}
             assert held == {index for index, where in self.at.items() if where == node}
@@ -394,12 +431,12 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def every_input_is_recorded_once_and_only_if_it_is_done(self) -> None:
         assert self.recorded == Counter(index for index, where in self.at.items() if where == "done")
-        assert self.failures <= 1
+        assert self.failures == self.job.failed <= (1 if not self.go_on else self.job.total)
 
     @invariant()
     def no_input_is_tried_again_after_its_last_attempt(self) -> None:
         if self.job.state is S.RUNNING:
-            assert all(count < ATTEMPTS for count in self.crashes.values())
+            assert all(n < ATTEMPTS for index, n in self.crashes.items() if self.at[index] != "failed")
 
     @invariant()
     def the_end_comes_once_and_is_told(self) -> None:
@@ -407,11 +444,14 @@ class AnyOrder(RuleBasedStateMachine):
         if self.ends:
             assert self.ends[0].state is self.job.state
             assert self.job.state is not S.DONE or self.job.done == self.job.total
-            assert (self.job.state is S.FAILED) == (self.failures == 1)
+            assert self.failures or self.job.state is not S.FAILED
+            assert not self.failures or self.job.state is S.FAILED or (self.go_on and self.job.state is S.CANCELLED)
             assert (self.ends[0].error is STOP) == (self.job.state is S.CANCELLED)
 
     def teardown(self) -> None:
         """Whatever has happened, the job can be brought to its end."""
+        if self.job.state is S.RECEIVING and not self.at:
+            self.add([1])
         self.complete()
         self.grant("z")
         for node in "abc":

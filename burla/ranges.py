@@ -41,6 +41,12 @@ class Ranges:
         at = bisect_right(self._starts, start) - 1
         return at >= 0 and stop <= self._stops[at]
 
+    def overlap(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return the parts of `start` … `stop - 1` that are in the set."""
+        first = bisect_right(self._stops, start)
+        last = bisect_left(self._starts, stop)
+        return [(max(start, self._starts[i]), min(stop, self._stops[i])) for i in range(first, last)]
+
     def remove(self, start: int, stop: int) -> None:
         """Remove a range that the set covers."""
         at = bisect_right(self._starts, start) - 1
@@ -51,6 +57,11 @@ class Ranges:
         self._starts[at : at + 1] = [a for a, _ in parts]
         self._stops[at : at + 1] = [b for _, b in parts]
         self.count -= stop - start
+
+    def discard(self, start: int, stop: int) -> None:
+        """Remove what of `start` … `stop - 1` is in the set."""
+        for low, high in self.overlap(start, stop):
+            self.remove(low, high)
 
     def first(self) -> tuple[int, int]:
         """Return the range with the lowest indices."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burla.head.ranges import Ranges
+from burla.ranges import Ranges
 
 spans = st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda span: (span[0], span[0] + span[1]))
 
@@ -65,6 +65,10 @@ def test_ranges_behave_as_a_set_of_indices(steps: list[tuple[bool, tuple[int, in
             model -= span
         elif span:
             assert not ranges.covers(start, stop)
+            parts = ranges.overlap(start, stop)
+            assert [index for low, high in parts for index in range(low, high)] == sorted(model & span)
+            ranges.discard(start, stop)
+            model -= span
         assert indices(ranges) == sorted(model)
         assert ranges.count == len(model) and bool(ranges) == bool(model)
         assert all(one[1] < other[0] for one, other in pairwise(ranges)), "sorted, disjoint, as few as can be"

@@ -1,0 +1,95 @@
+"""Begins a job: pickles the function, sends it and the inputs."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from burla import blobs, config, serialize, serialize_inputs
+from burla.client import current
+from burla.client.connection import Connection
+from burla.client.job import ClientJob, new_id
+from burla.display.terminal import PlainView, TerminalView
+from burla.errors import BurlaError
+from burla.options import Options
+from burla.protocol import CallContext, GetInputs, GetJob, JobInfo, JobSpec
+from burla.resume import Comparison
+
+
+def begin(
+    function: Callable[..., Any],
+    inputs: Iterable[Any],
+    wanted: Options,
+    view: TerminalView | PlainView,
+    resume: str | None = None,
+) -> ClientJob:
+    """Send a job; return when all of it is on the head. `resume`: the id of a job whose results it takes over."""
+    name = serialize.function_name(function)
+    pickled = serialize.dump_function(function)
+    current.begin()
+    spec = JobSpec(
+        id=new_id(),
+        function_name=name,
+        function=pickled,
+        context=_context(),
+        func_cpu=wanted.func_cpu,
+        func_ram_bytes=wanted.func_ram_bytes,
+        func_gpu=wanted.func_gpu,
+        image=wanted.image,
+        max_parallelism=wanted.max_parallelism,
+        grow=wanted.grow,
+        start_timeout_s=config.START_TIMEOUT_S,
+        detach=wanted.detach,
+        on_error=wanted.on_error,
+        owner=_owner(),
+    )
+    blocks = serialize_inputs.pack_inputs(inputs)
+    try:
+        connection = current.connection(view.say)
+        comparison = None if resume is None else _comparison(connection, resume)
+        if comparison is not None:
+            spec, blocks = replace(spec, resumed=comparison.job_id), comparison.watch(blocks)
+        job = ClientJob(connection, spec, lambda lost: current.instead_of(lost, view.say))
+        job.submit(blocks, None if comparison is None else comparison.resume)
+    except BaseException as error:
+        if wanted.detach and not isinstance(error, BurlaError):  # those say themselves what was wrong
+            text = "burla: the job was cancelled, because not all of its inputs had arrived at the cluster"
+            vars(error)["__notes__"] = [*vars(error).get("__notes__", ()), text]
+            if isinstance(error, KeyboardInterrupt):
+                view.say(text, always=True)
+        raise
+    return job
+
+
+def told(connection: Connection, job_id: str | None) -> JobInfo:
+    """Return what the head knows of a job, by the beginning of its id; None: of the newest of this user."""
+    return connection.run(connection.ask_again(GetJob(job_id, _owner())))
+
+
+def _comparison(connection: Connection, job_id: str) -> Comparison:
+    old = told(connection, job_id)
+    return Comparison(
+        old.id,
+        old.snapshot.total,
+        lambda index: connection.run(connection.ask_again(GetInputs(old.id, index))).blocks,
+        lambda payload: connection.run(blobs.fetch(connection.ask_again, old.id, payload)),
+    )
+
+
+def _owner() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # neither a variable nor the password database has a name
+        return str(os.getuid())
+
+
+def _context() -> CallContext:
+    return CallContext(
+        cwd=os.getcwd(),
+        environ=dict(os.environ),
+        sys_path=tuple(os.path.abspath(entry) if isinstance(entry, str) else str(entry) for entry in sys.path),
+    )

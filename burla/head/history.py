@@ -1,0 +1,230 @@
+"""Jobs as the store knows them: ended ones are read from it, listed, deleted, and begun anew with what they have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from burla import blobs, config, serialize
+from burla.errors import JobUnfinished, UnknownJob
+from burla.head import jobs
+from burla.head.head import Head
+from burla.head.members import Session
+from burla.head.running import RunningJob
+from burla.head.store import Store, StoredJob
+from burla.protocol import (
+    BLOB_BYTES,
+    Blob,
+    Events,
+    GetJob,
+    GetPiece,
+    Inputs,
+    JobInfo,
+    JobList,
+    Kind,
+    ListJobs,
+    Poll,
+    PutPiece,
+    Results,
+    Resume,
+    Retry,
+    Snapshot,
+)
+
+
+class History:
+    """See the module."""
+
+    def __init__(self, head: Head):
+        self._head = head
+        self._store: Store = head.store
+
+    # reading
+
+    async def stored(self, job_id: str) -> StoredJob:
+        """Return a job. Raises UnknownJob."""
+        found = await self._store.find(job_id)
+        if found is None:
+            raise UnknownJob(
+                f"the cluster has no job {job_id!r}: it was deleted, is past its retention, or is another cluster's. "
+                "burla.jobs() lists what there is.",
+                job=job_id,
+            )
+        return found
+
+    async def number(self, job_id: str) -> int:
+        """Return the number of a job in the store. Raises UnknownJob."""
+        running = self._head.jobs.get(job_id)
+        return running.number if running is not None else (await self.stored(job_id)).number
+
+    async def poll(self, poll: Poll) -> Events:
+        """Return events of a job that runs, or has ended. Raises UnknownJob."""
+        running = self._head.jobs.get(poll.job)
+        if running is not None:
+            return await running.events(poll.after, poll.wait_s, poll.kinds, poll.index)
+        stored = await self.stored(poll.job)
+        events, number = await self._store.events(stored.number, poll.after, poll.kinds, poll.index)
+        return Events(tuple(events), number, _snapshot(stored))
+
+    async def piece(self, message: GetPiece | PutPiece) -> bytes | None:
+        """Return, or take, a piece of a blob. Raises UnknownJob, StoreDamaged, BlobBroken, StoreFull."""
+        running = self._head.jobs.get(message.job)
+        number = await self.number(message.job)
+        if isinstance(message, GetPiece):
+            return await self._store.piece(number, message.blob, message.offset_bytes)
+        durable = running.durable if running is not None else True
+        await self._store.put_piece(number, message.blob, message.offset_bytes, message.data, message.crc, durable)
+        return None
+
+    async def inputs(self, job_id: str, index: int) -> Inputs:
+        """Return blocks of a job, from the one that holds input `index` on. Raises UnknownJob, StoreDamaged."""
+        return Inputs(tuple(await self._store.blocks(await self.number(job_id), index)))
+
+    async def info(self, message: GetJob) -> JobInfo:
+        """Return what there is to know of one job. Raises UnknownJob."""
+        if message.job is not None:
+            return self._info(await self.stored(message.job))
+        newest = await self._store.newest(message.owner)
+        if newest is None:
+            raise UnknownJob(f"{message.owner} has no job on this cluster", job=None)
+        return self._info(newest)
+
+    async def list(self, message: ListJobs) -> JobList:
+        """Return the jobs that there are, newest first."""
+        infos = (self._info(stored) for stored in await self._store.jobs())
+        wanted = [info for info in infos if not message.states or info.snapshot.state in message.states]
+        return JobList(
+            jobs=tuple(wanted[: message.limit]),
+            keep_s=config.keep_s(),
+            used_bytes=self._store.used_bytes,
+            limit_bytes=config.store_limit_bytes(),
+            remarks=self._store.remarks,
+        )
+
+    def _info(self, stored: StoredJob) -> JobInfo:
+        running = self._head.jobs.get(stored.spec.id)
+        ended_at_s = stored.status.ended_at_s
+        return JobInfo(
+            id=stored.spec.id,
+            function_name=stored.spec.function_name,
+            owner=stored.spec.owner,
+            detached=stored.status.detached if running is None else running.detached,
+            on_error=stored.spec.on_error,
+            resumed=stored.spec.resumed,
+            snapshot=_snapshot(stored) if running is None else running.snapshot(),
+            created_at_s=stored.created_at_s,
+            ended_at_s=ended_at_s,
+            kept_until_s=None if ended_at_s is None else ended_at_s + config.keep_s(),
+            size_bytes=stored.size_bytes,
+            events=stored.events if running is None else running.journal.shown,
+        )
+
+    # changing
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job. Raises UnknownJob, JobUnfinished."""
+        stored = await self._ended(job_id, "delete")
+        self._head.jobs.pop(stored.spec.id, None)
+        self._store.delete_job(stored.number)
+        await self._store.committed()
+
+    async def sweep(self, now_s: float) -> None:
+        """Delete ended jobs that are past their retention, and the oldest ones if all are too large."""
+        for stored in expired(await self._store.jobs(), now_s, config.keep_s(), config.store_limit_bytes()):
+            self._head.jobs.pop(stored.spec.id, None)
+            self._store.delete_job(stored.number)
+
+    async def retry(self, message: Retry, session: Session) -> None:
+        """Begin a job anew that has ended, with the results it has. Raises UnknownJob, JobUnfinished, StoreDamaged."""
+        if message.id in self._head.jobs:
+            return  # asked again after a break
+        stored = await self._ended(message.job, "retry")
+        spec = (await self._store.with_function(stored)).spec
+        function = spec.function if message.function is None else message.function
+        spec = replace(
+            spec, id=message.id, function=function, detach=True, resumed=stored.spec.id, parent=None, depth=0
+        )
+        job = self._head.new_job(spec, session)
+        if isinstance(function, Blob):
+            self._store.link_blob(stored.number, job.number, function, job.durable)
+        index = 0
+        while index < stored.status.total:
+            blocks = tuple(await self._store.blocks(stored.number, index))
+            for block in blocks:
+                if isinstance(block.payload, Blob):
+                    self._store.link_blob(stored.number, job.number, block.payload, job.durable)
+            self._head.add_inputs(job, blocks, last=False)
+            await self._store.committed()
+            index = blocks[-1].first + blocks[-1].count
+        await self._adopt(job, stored, ((0, stored.status.total),))
+        self._head.start(job)
+        await self._store.committed()
+
+    async def adopt(self, job: RunningJob, resume: Resume) -> None:
+        """Take results of another job over, of inputs that are the same. Raises UnknownJob, JobUnfinished."""
+        await self._adopt(job, await self._ended(resume.job, "resume"), resume.ranges)
+
+    async def _adopt(self, job: RunningJob, source: StoredJob, ranges: tuple[tuple[int, int], ...]) -> None:
+        after = 0
+        while after < source.events:
+            events, after = await self._store.events(source.number, after, Kind.RESULTS)
+            for event in events:
+                if isinstance(event, Results):
+                    for start, stop in _overlaps(event, ranges):
+                        if job.core.pending.covers(start, stop):  # not yet taken over, before a break
+                            await self._take_over(job, source, event, start, stop)
+            await self._store.committed()
+
+    async def _take_over(self, job: RunningJob, source: StoredJob, results: Results, start: int, stop: int) -> None:
+        payload = results.payload
+        if (start, stop) != (results.start, results.stop):
+            whole = await blobs.fetch(self.piece, source.spec.id, payload)
+            payload = serialize.cut_results(whole, start - results.start, stop - results.start)
+            if len(payload) >= BLOB_BYTES:
+                payload = await blobs.put(self.piece, job.spec.id, payload)
+        elif isinstance(payload, Blob):
+            self._store.link_blob(source.number, job.number, payload, job.durable)
+        job.record(Results(start, stop, results.each, payload))
+        self._head.apply(job, jobs.Adopted(start, stop))
+
+    async def _ended(self, job_id: str, verb: str) -> StoredJob:
+        stored = await self.stored(job_id)
+        running = self._head.jobs.get(stored.spec.id)
+        state = stored.status.state if running is None else running.state
+        if not state.ended or (running is not None and not running.over.is_set()):
+            raise JobUnfinished(
+                f"job {stored.spec.id} has not ended, so it is too early to {verb} it: it is {state.value}. "
+                "Wait for it, or cancel it first.",
+                job=stored.spec.id,
+            )
+        return stored
+
+
+def expired(stored: list[StoredJob], now_s: float, keep_s: float, limit_bytes: int) -> list[StoredJob]:
+    """Return the ended jobs to be deleted, of a list that is newest first: the newest is not, whatever its size."""
+    gone: list[StoredJob] = []
+    used = sum(one.size_bytes for one in stored if one.status.ended_at_s is None)
+    newest = True
+    for one in stored:
+        if one.status.ended_at_s is None:
+            continue
+        too_much = used + one.size_bytes > limit_bytes and not newest
+        newest = False
+        if too_much or now_s - one.status.ended_at_s > keep_s:
+            gone.append(one)
+        else:
+            used += one.size_bytes
+    return gone
+
+
+def _overlaps(results: Results, ranges: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, int]]:
+    for start, stop in ranges:
+        start, stop = max(start, results.start), min(stop, results.stop)
+        if start < stop:
+            yield start, stop
+
+
+def _snapshot(stored: StoredJob) -> Snapshot:
+    return Snapshot(
+        stored.status.state, stored.status.total, stored.status.done, stored.status.failed, running=0, nodes=0
+    )

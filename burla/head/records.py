@@ -1,0 +1,284 @@
+"""The rows of the store: its schema, and how messages become rows and come back, each with a checksum.
+
+Nothing of it is a pickle of our own classes: another version of burla must be able to read what this one wrote. Rows of
+one job lie together: their keys are its number, shifted, plus a number within the job.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from burla.protocol import (
+    KIND_OF,
+    Blob,
+    Block,
+    CallContext,
+    Ended,
+    Event,
+    Failure,
+    JobSpec,
+    JobState,
+    Kind,
+    Lost,
+    Notice,
+    Output,
+    Payload,
+    Results,
+)
+
+SCHEMA = 1
+SHIFT = 40  # a job has less than 2**40 events and inputs
+FILE_BYTES = 64_000  # from here on, bytes are a file: 614 MiB/s, against 72 in the database
+INLINE, FILE, BLOB = range(3)  # forms of a payload
+
+CREATE = """
+CREATE TABLE meta (one INTEGER PRIMARY KEY, epoch INTEGER, commits INTEGER, jobs INTEGER);
+CREATE TABLE remarks (at_s REAL, text TEXT);
+CREATE TABLE nodes (node TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY, id TEXT UNIQUE, spec TEXT, session TEXT, created_at_s REAL,
+    form INTEGER, payload BLOB, file TEXT, crc INTEGER,
+    status TEXT, status_crc INTEGER, size_bytes INTEGER
+);
+CREATE TABLE blocks (
+    key INTEGER PRIMARY KEY, count INTEGER, each INTEGER, form INTEGER, payload BLOB, file TEXT, crc INTEGER
+);
+CREATE TABLE events (
+    key INTEGER PRIMARY KEY, kind INTEGER, start INTEGER, stop INTEGER, detail INTEGER,
+    form INTEGER, payload BLOB, file TEXT, crc INTEGER
+);
+CREATE TABLE blobs (job INTEGER, id TEXT, size_bytes INTEGER, PRIMARY KEY (job, id)) WITHOUT ROWID;
+CREATE TABLE crashes (job INTEGER, input INTEGER, attempts INTEGER, PRIMARY KEY (job, input)) WITHOUT ROWID;
+CREATE TABLE trades (job INTEGER, node TEXT, trade INTEGER, PRIMARY KEY (job, node)) WITHOUT ROWID;
+"""
+JOB_TABLES = ("blobs", "crashes", "trades")  # beside those whose keys hold the job's number
+
+Load = Callable[[str], bytes]  # reads the file of a payload, by name
+
+
+class Damaged(Exception):
+    """A row, or its file, is not what was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What changes of a job; a JSON document in its row."""
+
+    detached: bool = False
+    complete: bool = False
+    state: JobState = JobState.RECEIVING
+    error: bytes | None = None
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    ended_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job as the store has it. The function of `spec` is empty; it is read apart."""
+
+    number: int
+    spec: JobSpec
+    session: str
+    created_at_s: float
+    status: Status
+    size_bytes: int
+    events: int
+
+
+def first_key(job: int) -> int:
+    return job << SHIFT
+
+
+def number_of(key: int) -> int:
+    return key & ((1 << SHIFT) - 1)
+
+
+# payloads
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A payload in the columns form, payload, file and crc; `content`: what has to be written to the file first."""
+
+    form: int
+    payload: bytes | None
+    file: str | None
+    crc: int
+    content: bytes | None = None
+
+    @property
+    def columns(self) -> tuple[int, bytes | None, str | None, int]:
+        return self.form, self.payload, self.file, self.crc
+
+
+def store_payload(payload: Payload, new_name: Callable[[], str], *facts: int) -> Stored:
+    """Return how a payload is stored; its checksum covers the `facts` of its row, too."""
+    start = _start(*facts)
+    if isinstance(payload, Blob):
+        packed = struct.pack("<QI", payload.size_bytes, payload.crc)
+        return Stored(BLOB, packed, payload.id, zlib.crc32(packed + payload.id.encode(), start))
+    crc = zlib.crc32(payload, start)
+    if len(payload) < FILE_BYTES:
+        return Stored(INLINE, payload, None, crc)
+    return Stored(FILE, None, new_name(), crc, payload)
+
+
+def load_payload(form: int, payload: bytes | None, file: str | None, crc: int, load: Load, *facts: int) -> Payload:
+    """Return a payload from its columns. Raises Damaged."""
+    start = _start(*facts)
+    try:
+        if form == BLOB and payload is not None and file is not None:
+            if zlib.crc32(payload + file.encode(), start) != crc:
+                raise Damaged("its checksum is wrong")
+            return Blob(file, *struct.unpack("<QI", payload))
+        data = load(file) if form == FILE and file is not None else payload
+        if form not in (INLINE, FILE) or not isinstance(data, bytes) or zlib.crc32(data, start) != crc:
+            raise Damaged("its checksum is wrong")
+        return data
+    except (struct.error, AttributeError, TypeError, ValueError) as error:
+        raise Damaged(f"it cannot be read: {error}") from error
+
+
+def _start(*facts: int) -> int:
+    return zlib.crc32(struct.pack(f"<{len(facts)}q", *facts))
+
+
+# events
+
+_STATES = tuple(JobState)  # an Ended row holds the position: never reorder
+
+
+def event_row(key: int, event: Event, new_name: Callable[[], str]) -> tuple[tuple[Any, ...], bytes | None, str | None]:
+    """Return the row of an event, and the content and name of its file if it has one."""
+    start, stop, detail, payload = _parts(event)
+    kind = int(KIND_OF[type(event)])
+    stored = store_payload(payload, new_name, key, kind, start, stop, detail)
+    return (key, kind, start, stop, detail, *stored.columns), stored.content, stored.file
+
+
+def _parts(event: Event) -> tuple[int, int, int, Payload]:
+    match event:
+        case Results(start, stop, each, payload):
+            return start, stop, int(each), payload
+        case Failure(index, payload):
+            return index, index + 1, 0, payload
+        case Output(index, stream, data):
+            return index, index + 1, stream, data
+        case Notice(text):
+            return -1, -1, 0, text.encode("utf-8", "surrogateescape")
+        case Ended(state, error):
+            return -1, -1, 2 * _STATES.index(state) + (error is not None), error or b""
+        case Lost():
+            raise TypeError("what is lost is found when it is read, and never written")
+
+
+def load_event(row: tuple[Any, ...], load: Load) -> Event:
+    """Return the event of a row; of one that is damaged, what can be said."""
+    key, kind, start, stop, *_ = row
+    try:
+        return check_event(row, load)
+    except (Damaged, OSError) as error:
+        if kind in (Kind.RESULTS, Kind.FAILURE) and isinstance(start, int) and isinstance(stop, int):
+            return Lost(start, stop, str(error))
+        return Notice(f"event {number_of(key)} of this job cannot be read any more: {error}")
+
+
+def check_event(row: tuple[Any, ...], load: Load) -> Event:
+    """Return the event of a row. Raises Damaged, OSError."""
+    key, kind, start, stop, detail, form, payload, file, crc = row
+    try:
+        value = load_payload(form, payload, file, crc, load, key, kind, start, stop, detail)
+        return _event(kind, start, stop, detail, value)
+    except (struct.error, ValueError, IndexError, TypeError) as error:
+        raise Damaged(f"it cannot be read: {error}") from error
+
+
+def _event(kind: int, start: int, stop: int, detail: int, payload: Payload) -> Event:
+    if kind == Kind.RESULTS:
+        return Results(start, stop, bool(detail), payload)
+    if not isinstance(payload, bytes):
+        raise Damaged("it is no blob")
+    if kind == Kind.FAILURE:
+        return Failure(start, payload)
+    if kind == Kind.OUTPUT:
+        return Output(start, detail, payload)
+    if kind == Kind.NOTICE:
+        return Notice(payload.decode("utf-8", "surrogateescape"))
+    if kind == Kind.ENDED:
+        return Ended(_STATES[detail // 2], payload if detail % 2 else None)
+    raise Damaged(f"it is of kind {kind}")
+
+
+# blocks
+
+
+def block_row(job: int, block: Block, new_name: Callable[[], str]) -> tuple[tuple[Any, ...], bytes | None, str | None]:
+    """Return the row of a block, and the content and name of its file if it has one."""
+    key = first_key(job) + block.first
+    stored = store_payload(block.payload, new_name, key, block.count, int(block.each))
+    return (key, block.count, int(block.each), *stored.columns), stored.content, stored.file
+
+
+def load_block(row: tuple[Any, ...], load: Load) -> Block:
+    """Return the block of a row. Raises Damaged, OSError."""
+    key, count, each, form, payload, file, crc = row
+    try:
+        return Block(number_of(key), count, bool(each), load_payload(form, payload, file, crc, load, key, count, each))
+    except struct.error as error:
+        raise Damaged(f"it cannot be read: {error}") from error
+
+
+# jobs
+
+
+def dump_spec(spec: JobSpec) -> str:
+    """Return a spec as JSON, without its function."""
+    document = asdict(spec)
+    del document["function"]
+    return json.dumps(document, sort_keys=True)
+
+
+def load_spec(text: str) -> JobSpec:
+    """Return the spec of a document. Raises Damaged."""
+    try:
+        document = json.loads(text)
+        context = document.pop("context")
+        return JobSpec(
+            function=b"",
+            context=CallContext(context["cwd"], context["environ"], tuple(context["sys_path"])),
+            **document,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Damaged(f"what the job asks for cannot be read: {type(error).__name__}") from error
+
+
+def dump_status(number: int, status: Status) -> tuple[str, int]:
+    """Return a status as JSON, and its checksum."""
+    document = asdict(status) | {"state": status.state.value, "error": status.error and status.error.hex()}
+    text = json.dumps(document, sort_keys=True)
+    return text, zlib.crc32(text.encode(), _start(number))
+
+
+def load_status(number: int, text: str, crc: int) -> Status:
+    """Return the status of a document. Raises Damaged."""
+    try:
+        if zlib.crc32(text.encode(), _start(number)) != crc:
+            raise Damaged("how the job stands cannot be read: its checksum is wrong")
+        document = json.loads(text)
+        error = document["error"]
+        document |= {"state": JobState(document["state"]), "error": None if error is None else bytes.fromhex(error)}
+        return Status(**document)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Damaged(f"how the job stands cannot be read: {type(error).__name__}") from error
+
+
+def text_crc(number: int, *texts: str) -> int:
+    """Return a checksum of the texts of a job's row, to go into that of its function."""
+    return zlib.crc32("\0".join(texts).encode("utf-8", "surrogateescape"), _start(number))

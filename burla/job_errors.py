@@ -1,0 +1,68 @@
+"""The failures of a job, grouped by what they are and where they happened."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from burla.protocol import Ended, Event, Failure
+from burla.serialize_errors import Record
+
+SAMPLE_INPUTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorGroup:
+    """Failures of one type on one line. `message`, `traceback`: of the first; `inputs`: the first 10 indices.
+
+    `line` is like "file.py:12", empty for what happened on no line, such as a crash. What ended the job itself, such as
+    NoCompatibleNodes, is of no input: `count` is 0 then.
+    """
+
+    type_name: str
+    line: str
+    message: str
+    count: int
+    inputs: tuple[int, ...]
+    traceback: str
+
+
+def group(events: Iterable[Event]) -> list[ErrorGroup]:
+    """Return the groups of the failures among events, the largest first; no user's class is needed to read them."""
+    groups: dict[tuple[str, str], _Group] = {}
+    for event in events:
+        if isinstance(event, Failure):
+            type_name, line, message, traceback = _described(event.payload)
+            groups.setdefault((type_name, line), _Group(message, traceback)).add(event.index)
+        elif isinstance(event, Ended) and event.error is not None:
+            error = pickle.loads(event.error)
+            groups.setdefault((type(error).__name__, ""), _Group(str(error), ""))
+    found = [
+        ErrorGroup(type_name, line, one.message, one.count, tuple(one.inputs), one.traceback)
+        for (type_name, line), one in groups.items()
+    ]
+    return sorted(found, key=lambda one: -one.count)
+
+
+class _Group:
+    def __init__(self, message: str, traceback: str):
+        self.message, self.traceback = message, traceback
+        self.count = 0
+        self.inputs: list[int] = []
+
+    def add(self, index: int) -> None:
+        self.count += 1
+        if len(self.inputs) < SAMPLE_INPUTS:
+            self.inputs.append(index)
+
+
+def _described(payload: bytes) -> tuple[str, str, str, str]:
+    records: list[Record]
+    _, records = pickle.loads(payload)
+    record, line = records[0], ""
+    if record.frames:
+        file, _, number, _ = record.frames[-1]
+        line = f"{PurePath(file).name}:{number}"
+    return record.type_name, line, record.message, record.text

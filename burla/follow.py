@@ -30,6 +30,7 @@ class Follower:
         self._job = job
         self._view = view
         self._progress = progress
+        self._remark: str | None = None  # what was said last
         self.outcome = Outcome(job.id)
 
     def results(self) -> Iterator[tuple[Results, list[Any]]]:
@@ -46,6 +47,7 @@ class Follower:
                     break
                 self._progress.apply(batch.snapshot, time.monotonic())
                 self._print(batch.events)
+                self._tell_remark()
             for event in batch.events:
                 if isinstance(event, Results):
                     with interruptible():
@@ -69,6 +71,15 @@ class Follower:
         written = (event for event in events if isinstance(event, Output))
         for stream, outputs in itertools.groupby(written, lambda output: output.stream):
             self._view.write(stream, b"".join(output.data for output in outputs).decode("utf-8", "surrogateescape"))
+
+    def _tell_remark(self) -> None:
+        """Say what holds the job up, once."""
+        remark = self._progress.remark
+        if remark is not None and remark != self._remark:
+            self._view.say(f"burla: {remark}", always=True)
+        elif remark is None and self._remark is not None:
+            self._view.say("burla: the job goes on", always=True)
+        self._remark = remark
 
     def _values(self, results: Results) -> list[Any] | None:
         try:

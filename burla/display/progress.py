@@ -27,7 +27,6 @@ class Progress:
     def __init__(self, function_name: str, total: int | None, started_s: float):
         self.function_name = function_name
         self.started_s = started_s
-        self.notices: list[str] = []
         self._total = total
         self._snapshot: Snapshot | None = None
         self._samples: deque[tuple[float, int]] = deque()  # (time, done); the rate is from the first to the last
@@ -38,10 +37,6 @@ class Progress:
         if snapshot.state is not JobState.RECEIVING:
             self._total = snapshot.total
         self._sample(snapshot, now_s)
-
-    def notice(self, text: str) -> None:
-        """Take in a sentence for the user."""
-        self.notices.append(text)
 
     @property
     def state(self) -> JobState | None:
@@ -54,7 +49,17 @@ class Progress:
 
     @property
     def done(self) -> int:
-        return self._snapshot.done if self._snapshot else 0
+        """How many calls have an outcome, failed ones too."""
+        return self._snapshot.done + self._snapshot.failed if self._snapshot else 0
+
+    @property
+    def failed(self) -> int:
+        return self._snapshot.failed if self._snapshot else 0
+
+    @property
+    def remark(self) -> str | None:
+        """What holds the job up now, such as a full disk."""
+        return self._snapshot.remark if self._snapshot else None
 
     @property
     def running(self) -> int:
@@ -113,6 +118,8 @@ class Progress:
         fields = [f"{self.done:>{len(total)},}/{total}"]
         if self.phase != "running":
             return [*fields, self.phase, elapsed]
+        if self.failed:
+            fields.append(f"{self.failed:,} failed")
         fields.append(f"{self.running:,} running")
         rate_per_s = self.rate_per_s(now_s)
         if rate_per_s is not None:
@@ -127,16 +134,16 @@ class Progress:
 
     def _sample(self, snapshot: Snapshot, now_s: float) -> None:
         samples = self._samples
-        idle = snapshot.done == 0 and snapshot.running == 0
+        idle = self.done == 0 and snapshot.running == 0
         if not samples or idle:
             samples.clear()
-            samples.append((now_s, snapshot.done))
+            samples.append((now_s, self.done))
             return
-        if snapshot.done <= samples[-1][1]:
+        if self.done <= samples[-1][1]:
             return
         if len(samples) > 1 and now_s - samples[-2][0] < SAMPLE_EVERY_S:
             samples.pop()
-        samples.append((now_s, snapshot.done))
+        samples.append((now_s, self.done))
         while len(samples) > RATE_SAMPLES + 1 and samples[1][0] <= now_s - RATE_WINDOW_S:
             samples.popleft()
 

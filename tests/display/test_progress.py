@@ -9,15 +9,27 @@ from burla.protocol import JobState, Snapshot
 
 
 def snapshot(
-    done: int, running: int = 2, total: int = 5000, state: JobState = JobState.RUNNING, nodes: int = 1
+    done: int,
+    running: int = 2,
+    total: int = 5000,
+    state: JobState = JobState.RUNNING,
+    nodes: int = 1,
+    failed: int = 0,
 ) -> Snapshot:
-    return Snapshot(state=state, total=total, done=done, running=running, nodes=nodes)
+    return Snapshot(state=state, total=total, done=done, failed=failed, running=running, nodes=nodes)
 
 
 def running_job(total: int = 5000) -> Progress:
     progress = Progress("crunch", total, started_s=100.0)
     progress.apply(snapshot(0, running=0, total=total), 100.0)
     return progress
+
+
+def test_calls_that_failed_are_counted_and_named():
+    progress = running_job(total=100)
+    progress.apply(snapshot(40, total=100, failed=10), 110.0)
+    assert progress.line(110.0) == "crunch   50/100  10 failed  2 running  5.0/s  eta 0:10"
+    assert progress.fraction == 0.5
 
 
 def test_a_running_job_in_one_line():
@@ -160,12 +172,6 @@ def test_what_is_kept_for_the_rate_does_not_grow():
     for tick in range(100_000):
         progress.apply(snapshot(tick, total=10**6), 100.0 + tick / 100)
     assert len(progress._samples) < 60
-
-
-def test_notices_are_kept():
-    progress = running_job()
-    progress.notice("the local cluster cannot grow")
-    assert progress.notices == ["the local cluster cannot grow"]
 
 
 @pytest.mark.parametrize(

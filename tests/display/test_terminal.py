@@ -87,8 +87,8 @@ def make_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeTerminal]:
 
 def job(done: int = 1234, name: str = "crunch") -> Progress:
     progress = Progress(name, 5000, started_s=0.0)
-    progress.apply(Snapshot(JobState.RUNNING, 5000, 0, 0, 1), 0.0)
-    progress.apply(Snapshot(JobState.RUNNING, 5000, done, 2, 1), 4.0)
+    progress.apply(Snapshot(JobState.RUNNING, 5000, 0, 0, 0, 1), 0.0)
+    progress.apply(Snapshot(JobState.RUNNING, 5000, done, 0, 2, 1), 4.0)
     return progress
 
 

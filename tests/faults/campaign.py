@@ -112,7 +112,9 @@ class Campaign:
                 self._keep_client(job.id)
                 time.sleep(self.dice.uniform(*BETWEEN_S))
                 if len(self._ended()) > calls - 10:
-                    self.report.problems.append(f"the job was over after {len(self.report.faults)} faults: too few calls")
+                    self.report.problems.append(
+                        f"the job was over after {len(self.report.faults)} faults: too few calls"
+                    )
                     break
                 self._fault(kind)
             self.finish.touch()  # what is left need not take long

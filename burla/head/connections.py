@@ -29,7 +29,6 @@ from burla.protocol import (
     GetStatus,
     Goodbye,
     Hello,
-    JobState,
     Join,
     Joined,
     ListJobs,
@@ -217,8 +216,10 @@ class Connection:
             case Submit(_, _, total):
                 if self._service.closing:
                     raise JobCancelled("the cluster is ending; call again to start another")
-                job = head.submit(message, session)
-                return await job.events(0, 0.0 if total is None else 1.0)
+                wait_s = 0.0 if total is None else 1.0
+                if message.spec.id not in head.jobs and not head.store.knows(message.spec.id):
+                    head.submit(message, session)
+                return await self._history.poll(Poll(message.spec.id, 0, wait_s))
             case AddInputs():
                 await self._add_inputs(message)
             case Poll():
@@ -255,9 +256,8 @@ class Connection:
     async def _add_inputs(self, message: AddInputs) -> None:
         job = self._head.job(message.job)
         self._head.add_inputs(job, message.blocks, last=message.total is not None and message.resume is None)
-        if message.resume is not None and job.state is JobState.RECEIVING:
+        if message.resume is not None:
             await self._history.adopt(job, message.resume)
-            self._head.start(job)
         await self._head.store.committed()
         crashpoints.reach("head.before_inputs_reply")
 

@@ -106,11 +106,9 @@ class Head:
         except KeyError:
             raise UnknownJob(f"the cluster runs no job {job_id}: was it deleted, or is it another cluster's?") from None
 
-    def submit(self, message: Submit, session: Session) -> RunningJob:
+    def submit(self, message: Submit, session: Session) -> None:
         """Take a new job. Raises NoCompatibleNodes at once if there are nodes and none fits."""
         spec = message.spec
-        if spec.id in self.jobs:
-            return self.jobs[spec.id]  # the client has asked again after a break
         if session.node is not None:
             spec = replace(spec, depth=session.depth + 1, parent=session.parent)
             if spec.depth > MOST_DEPTH:
@@ -123,7 +121,6 @@ class Head:
         if spec.grow:
             job.record(Notice("this cluster cannot grow: the job runs on what is there"))
         self.add_inputs(job, message.blocks, last=message.total is not None)
-        return job
 
     def new_job(self, spec: JobSpec, session: Session) -> RunningJob:
         """Write a job down; its inputs follow."""

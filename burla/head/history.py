@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,12 +16,14 @@ from burla.head.store import Store, StoredJob
 from burla.protocol import (
     BLOB_BYTES,
     Blob,
+    Ended,
     Events,
     GetJob,
     GetPiece,
     Inputs,
     JobInfo,
     JobList,
+    JobState,
     Kind,
     ListJobs,
     Poll,
@@ -38,6 +41,7 @@ class History:
     def __init__(self, head: Head):
         self._head = head
         self._store: Store = head.store
+        self._copying = asyncio.Lock()  # what is asked again after a break must not be done twice at once
 
     # reading
 
@@ -64,6 +68,8 @@ class History:
             return await running.events(poll.after, poll.wait_s, poll.kinds, poll.index)
         stored = await self.stored(poll.job)
         events, number = await self._store.events(stored.number, poll.after, poll.kinds, poll.index)
+        if not events and number >= stored.events:  # whatever has become of the row that says so
+            events = [Ended(stored.status.state, stored.status.error)]
         return Events(tuple(events), number, _snapshot(stored))
 
     async def piece(self, message: GetPiece | PutPiece) -> bytes | None:
@@ -91,7 +97,7 @@ class History:
 
     async def list(self, message: ListJobs) -> JobList:
         """Return the jobs that there are, newest first."""
-        infos = (self._info(stored) for stored in await self._store.jobs())
+        infos = (self._info(stored) for stored in await self._store.jobs() if stored.spec.parent is None)
         wanted = [info for info in infos if not message.states or info.snapshot.state in message.states]
         return JobList(
             jobs=tuple(wanted[: message.limit]),
@@ -136,33 +142,43 @@ class History:
 
     async def retry(self, message: Retry, session: Session) -> None:
         """Begin a job anew that has ended, with the results it has. Raises UnknownJob, JobUnfinished, StoreDamaged."""
-        if message.id in self._head.jobs:
-            return  # asked again after a break
-        stored = await self._ended(message.job, "retry")
+        async with self._copying:
+            job = self._head.jobs.get(message.id)
+            if job is None and self._store.knows(message.id):
+                return  # asked again after a break
+            stored = await self._ended(message.job, "retry")
+            if job is None:
+                job = await self._begin_anew(message, stored, session)
+            if job.state is JobState.RECEIVING:
+                await self._copy_inputs(job, stored)
+                await self._adopt(job, stored, ((0, stored.status.total),))
+                self._head.start(job)
+        await self._store.committed()
+
+    async def _begin_anew(self, message: Retry, stored: StoredJob, session: Session) -> RunningJob:
         spec = (await self._store.with_function(stored)).spec
         function = spec.function if message.function is None else message.function
-        spec = replace(
-            spec, id=message.id, function=function, detach=True, resumed=stored.spec.id, parent=None, depth=0
-        )
+        spec = replace(spec, id=message.id, resumed=spec.id, function=function, detach=True, parent=None, depth=0)
         job = self._head.new_job(spec, session)
         if isinstance(function, Blob):
             self._store.link_blob(stored.number, job.number, function, job.durable)
-        index = 0
-        while index < stored.status.total:
-            blocks = tuple(await self._store.blocks(stored.number, index))
+        return job
+
+    async def _copy_inputs(self, job: RunningJob, stored: StoredJob) -> None:
+        while job.core.total < stored.status.total:
+            blocks = tuple(await self._store.blocks(stored.number, job.core.total))
             for block in blocks:
                 if isinstance(block.payload, Blob):
                     self._store.link_blob(stored.number, job.number, block.payload, job.durable)
             self._head.add_inputs(job, blocks, last=False)
             await self._store.committed()
-            index = blocks[-1].first + blocks[-1].count
-        await self._adopt(job, stored, ((0, stored.status.total),))
-        self._head.start(job)
-        await self._store.committed()
 
     async def adopt(self, job: RunningJob, resume: Resume) -> None:
-        """Take results of another job over, of inputs that are the same. Raises UnknownJob, JobUnfinished."""
-        await self._adopt(job, await self._ended(resume.job, "resume"), resume.ranges)
+        """Take results of another job over, of the same inputs, and start. Raises UnknownJob, JobUnfinished."""
+        async with self._copying:
+            if job.state is JobState.RECEIVING:
+                await self._adopt(job, await self._ended(resume.job, "resume"), resume.ranges)
+                self._head.start(job)
 
     async def _adopt(self, job: RunningJob, source: StoredJob, ranges: tuple[tuple[int, int], ...]) -> None:
         after = 0

@@ -355,7 +355,7 @@ class Store:
 
     async def newest(self, owner: str) -> StoredJob | None:
         """Return the newest job of a user."""
-        return next((job for job in await self.jobs() if job.spec.owner == owner), None)
+        return next((job for job in await self.jobs() if job.spec.owner == owner and job.spec.parent is None), None)
 
     def _stored(self, connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> list[StoredJob]:
         stored = []
@@ -365,6 +365,10 @@ class Store:
             except Damaged as error:
                 log.warning("job %s of the store: %s", row[1], error)
         return stored
+
+    def knows(self, job_id: str) -> bool:
+        """Whether there is a job with this id, committed."""
+        return self._here.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is not None
 
     # at the start
 

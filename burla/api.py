@@ -173,7 +173,7 @@ def attach(job_id: str | None = None) -> Job:
     if job_id is not None and not isinstance(job_id, str):
         raise InvalidType(f"job_id={job_id!r}: it must be the id of a job, or None.")
     connection = current.connection(PlainView().say)
-    return Job.told(connection.target, begin.told(connection, job_id))
+    return Job.told(connection, begin.told(connection, job_id))
 
 
 def jobs(status: str | Iterable[str] | None = None, limit: int | None = None) -> Jobs:
@@ -185,7 +185,7 @@ def jobs(status: str | Iterable[str] | None = None, limit: int | None = None) ->
     states = tuple(options.state(name) for name in names)
     most = None if limit is None else options.count("limit", limit, "None, or an integer of at least 1: jobs")
     connection = current.connection(PlainView().say)
-    return Jobs(connection.target, connection.run(connection.ask_again(ListJobs(states, most))))
+    return Jobs(connection, connection.run(connection.ask_again(ListJobs(states, most))))
 
 
 def current_job() -> Job | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from burla.protocol import JobInfo
 
 STATES = ("receiving", "waiting", "running", "stopping", "done", "failed", "cancelled")
-STARTS = "A local cluster that has ended is started again for it. ID: a job's id, or its beginning."
+STARTS = "A local cluster that has ended is started again for it."
 
 
 def add(groups: Any) -> None:
@@ -43,7 +43,7 @@ def add(groups: Any) -> None:
         ("delete", "delete it, and all that is kept of it", _delete),
     ):
         action = _command(actions, name, text, run)
-        action.add_argument("id", metavar="ID")
+        action.add_argument("id", metavar="ID", help="the job's id, or the beginning of it")
         if name == "logs":
             action.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
             action.add_argument("--input", type=int, metavar="N", help="only of the call of this input, from 0 on")
@@ -162,7 +162,10 @@ def _failed(chosen: argparse.Namespace, job: Job, error: BaseException) -> int:
     index = getattr(error, "burla_input_index", None)
     where = "" if index is None else f" at input {index}"
     print(f"burla: job {job.id} has failed{where}: {type(error).__name__}: {error}", file=sys.stderr)
-    print(f"burla: {job.progress}. burla job errors {job.id} shows all; burla job retry {job.id}", file=sys.stderr)
+    print(
+        f"burla: {job.progress}. See: burla job errors {job.id}. Run again what has no result: burla job retry {job.id}",
+        file=sys.stderr,
+    )
     if chosen.json:
         _print_json({"job": job.id, "error": _described(error) | {"input_index": index}})
     return 1
@@ -273,7 +276,7 @@ def _find(job_id: str) -> tuple[JobInfo, Job]:
 
     connection = _connect()
     info = begin.told(connection, job_id)
-    return info, Job.told(connection.target, info)
+    return info, Job.told(connection, info)
 
 
 def _facts(info: JobInfo) -> dict[str, Any]:

@@ -155,10 +155,11 @@ def _close(job: ClientJob, view: View, error: BaseException | None, over: bool) 
 
 def whereabouts(job: ClientJob) -> str:
     """Return in words where a detached job goes on, and how to come back to it."""
-    if job.ends_with_machine:
+    target = job.connection.target
+    if job.connection.welcome.ends_with_machine:
         where = "it goes on until this machine stops, and continues when the cluster is next started"
-    elif isinstance(job.target, DaskTarget):
-        where = f"it goes on on the cluster {job.target.address} without this process"
+    elif isinstance(target, DaskTarget):
+        where = f"it goes on on the cluster {target.address} without this process"
     else:
         where = "it goes on without this process"
     return f"{where}. To come back: burla.attach({job.id!r})"

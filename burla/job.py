@@ -11,7 +11,7 @@ from typing import Any
 
 from burla import blobs, job_errors, serialize
 from burla.client import current, running
-from burla.client.connection import Connection, Target
+from burla.client.connection import Connection
 from burla.client.job import ClientJob, load_results, new_id
 from burla.client.outcome import Outcome
 from burla.display import job as display
@@ -63,22 +63,21 @@ class Job:
     - `cancelled`. It stays so; `retry_failed()` begins another job
     """
 
-    def __init__(self, target: Target | None, job_id: str, function_name: str, snapshot: Snapshot | None = None):
-        self._target = target  # None: of the cluster in use when it is needed
+    def __init__(self, connection: Connection | None, job_id: str, function_name: str, snapshot: Snapshot | None):
+        self._connection = connection  # the last that was used; None: to the cluster in use when it is needed
         self._id = job_id
         self._function_name = function_name
         self._snapshot = snapshot  # the last that was seen
-        self._connection: Connection | None = None  # the last that was used
 
     @classmethod
     def of(cls, job: ClientJob) -> Job:
         """Return the job that this process follows."""
-        return cls(job.target, job.id, job.function_name, job.snapshot)
+        return cls(job.connection, job.id, job.function_name, job.snapshot)
 
     @classmethod
-    def told(cls, target: Target, info: JobInfo) -> Job:
+    def told(cls, connection: Connection, info: JobInfo) -> Job:
         """Return a job that the head told of."""
-        return cls(target, info.id, info.function_name, info.snapshot)
+        return cls(connection, info.id, info.function_name, info.snapshot)
 
     @property
     def id(self) -> str:
@@ -207,8 +206,8 @@ class Job:
             function = self._run(lambda connection: blobs.put(connection.ask_again, self._id, data)) if large else data
         job_id = new_id()
         self._ask(Retry(self._id, job_id, function))
-        assert self._target is not None
-        return Job.told(self._target, self._ask(GetJob(job_id)))
+        info = self._ask(GetJob(job_id))
+        return Job(self._connection, info.id, info.function_name, info.snapshot)
 
     # how it shows
 
@@ -294,9 +293,9 @@ class Job:
 
     def _run(self, make: Callable[[Connection], Coroutine[Any, Any, Any]], timeout_s: float | None = None) -> Any:
         while True:
-            if self._target is None:
-                self._target = current.connection(lambda text: None).target
-            connection = self._connection = current.reach(self._target)
+            known = self._connection
+            connection = current.connection(lambda text: None) if known is None else current.reach(known.target)
+            self._connection = connection
             try:
                 asked = connection.begin(make(connection))
                 return asked.result(timeout_s)

@@ -13,7 +13,7 @@ from typing import Any
 
 from burla import blobs, serialize
 from burla.client import running
-from burla.client.connection import Connection, Target
+from burla.client.connection import Connection
 from burla.errors import BlobBroken, BurlaError, ClusterLost, JobCancelled
 from burla.protocol import (
     BLOB_BYTES,
@@ -22,7 +22,6 @@ from burla.protocol import (
     AddInputs,
     Block,
     Cancel,
-    Detach,
     Ended,
     Events,
     Forget,
@@ -63,13 +62,8 @@ class ClientJob:
         return self._spec.function_name
 
     @property
-    def target(self) -> Target:
-        return self._connection.target
-
-    @property
-    def ends_with_machine(self) -> bool:
-        """Whether the cluster is started again with what it had, until its machine stops."""
-        return self._connection.welcome.ends_with_machine
+    def connection(self) -> Connection:
+        return self._connection
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -87,14 +81,13 @@ class ClientJob:
         stream = iter(blocks)
         first, rest = _fill(stream, FIRST_BYTES)
         try:
-            if rest is None and resume is None and not _is_large(self._spec.function):
+            whole = rest is None and resume is None and not _is_large(self._spec.function)
+            if whole and not self._spec.detach:  # the reply waits a moment for results, not for the store
                 self.total = sum(block.count for block in first)
                 self._begin(Submit(self._spec, tuple(first), self.total))
             else:
                 self._send(first, stream if rest is None else itertools.chain([rest], stream), resume)
-            if self._spec.detach:
-                self._connection.run(self._connection.ask_again(Detach(self.id)))
-                self.detached = True
+            self.detached = self._spec.detach
         except BaseException as error:  # also an interrupt while the reply is awaited: calls may run already
             running.remove(self)
             if not isinstance(error, ClusterLost):

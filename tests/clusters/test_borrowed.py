@@ -300,3 +300,32 @@ def test_the_calls_of_a_worker_that_is_killed_run_elsewhere(in_use: Borrowed, le
     counts = [sum(entry.split()[0] == str(x) for entry in ledger.entries()) for x in range(100)]
     assert min(counts) == 1 and sum(counts) - 100 <= 10, "only what ran there, or had just ended, ran again"
     wait_until(lambda: not any(child.is_running() for child in children), 10, "the end of its children")
+
+
+def test_a_detached_job_says_which_cluster_it_goes_on_on_and_remembers_it(
+    in_use: Borrowed, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    gate = tmp_path / "gate"
+
+    def call(x: int, path: str = str(gate)) -> int:
+        import os
+        import time
+
+        until = time.monotonic() + 30
+        while x and not os.path.exists(path) and time.monotonic() < until:
+            time.sleep(0.01)
+        return x
+
+    results = remote_parallel_map(call, range(3), detach=True, generator=True)
+    assert next(results) == 0
+    job = burla.current_job()
+    assert job is not None and capfd.readouterr().err == (
+        f"burla: job {job.id} is safe: it goes on on the cluster {in_use.address} without this process. "
+        f"To come back: burla.attach({job.id!r})\n"
+    )
+    results.close()
+    burla.use(None)
+    gate.touch()
+    assert job.results() == [0, 1, 2] and job.status == "done"
+    with pytest.raises(burla.UnknownJob):
+        burla.attach(job.id)

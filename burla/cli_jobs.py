@@ -163,7 +163,8 @@ def _failed(chosen: argparse.Namespace, job: Job, error: BaseException) -> int:
     where = "" if index is None else f" at input {index}"
     print(f"burla: job {job.id} has failed{where}: {type(error).__name__}: {error}", file=sys.stderr)
     print(
-        f"burla: {job.progress}. See: burla job errors {job.id}. Run again what has no result: burla job retry {job.id}",
+        f"burla: {job.progress}. See: burla job errors {job.id}. "
+        f"Run again what has no result: burla job retry {job.id}",
         file=sys.stderr,
     )
     if chosen.json:

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from tests.conftest import cluster_processes, end_cluster, process_kind, wait_un
 
 VICTIMS = ("head", "node", "supervisor", "child", "client")
 KINDS = tuple(f"{how} {whom}" for how in ("kill", "stop") for whom in VICTIMS)
+SLOTS = 4
 SHORTEST_S, LONGEST_S = 0.01, 30.0  # of calls
 STOPPED_S = (5.0, 60.0)
 BETWEEN_S = (0.5, 4.0)
@@ -45,9 +47,9 @@ with open(path, "w") as file:
 """
 
 
-def duration_s(index: int, seed: int) -> float:
-    """Of one call: from 10 ms to 30 s, most of them short."""
-    return SHORTEST_S * math.exp(random.Random(f"{seed} {index}").random() * math.log(LONGEST_S / SHORTEST_S))
+def between(low: float, high: float, dice: random.Random, skew: int) -> float:
+    """Draw from a wide range, small numbers more often."""
+    return low * math.exp(dice.random() ** skew * math.log(high / low))
 
 
 @dataclass
@@ -104,8 +106,10 @@ class Campaign:
 
     def run(self) -> Report:
         began = time.monotonic()
-        calls = 40 + 6 * len(self.plan)
-        job = burla.submit(recorded(str(self.ledger), str(self.finish), self.seed), range(calls))
+        calls = 100 + 30 * len(self.plan)
+        dice = random.Random(self.seed)
+        seconds = [between(SHORTEST_S, LONGEST_S, dice, 3) for _ in range(calls)]
+        job = burla.submit(recorded(str(self.ledger), str(self.finish)), list(enumerate(seconds)))
         self.report.calls = calls
         try:
             for kind in self.plan:
@@ -146,9 +150,8 @@ class Campaign:
                 victim.send_signal(signal.SIGKILL)
                 fault.pids |= self._children(victim) if whom in ("node", "supervisor") else set()
             else:
-                low, high = STOPPED_S
                 victim.send_signal(signal.SIGSTOP)
-                time.sleep(low * math.exp(self.dice.random() * math.log(high / low)))
+                time.sleep(between(*STOPPED_S, self.dice, 2))
                 victim.send_signal(signal.SIGCONT)
         except psutil.NoSuchProcess:
             return  # it had just ended by itself
@@ -191,7 +194,7 @@ class Campaign:
         self.client.wait(600)
         lines = (self.folder / "followed").read_text().splitlines()
         if lines[-1:] != ["end"]:
-            self.report.problems.append(f"the client ended early: see {self.folder / 'client.log'}")
+            self.report.problems.append(f"the client ended early: {(self.folder / 'client.log').read_text()[-3000:]}")
         given = collections.Counter(int(line.split()[0]) for line in lines[:-1])
         if given != collections.Counter(range(self.report.calls)):
             self.report.problems.append("the client was not given every index exactly once")
@@ -234,13 +237,11 @@ class Campaign:
             problems.append("not every input has run")
 
 
-def recorded(ledger: str, finish: str, seed: int):
+def recorded(ledger: str, finish: str) -> Callable[[int, float], int]:
     """Return a function that notes when it begins and ends; it hurries once there is a file `finish`."""
 
-    def call(index: int) -> int:
-        import math
+    def call(index: int, seconds: float) -> int:
         import os
-        import random
         import time
 
         def note(what: str) -> None:
@@ -250,9 +251,9 @@ def recorded(ledger: str, finish: str, seed: int):
 
         note("begin")
         print("call", index)
-        until = time.monotonic() + 0.01 * math.exp(random.Random(f"{seed} {index}").random() * math.log(3000))
+        until = time.monotonic() + seconds
         while time.monotonic() < until and not os.path.exists(finish):
-            time.sleep(0.01)
+            time.sleep(0.005)
         note("end")
         return index * index + 1
 
@@ -265,7 +266,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="burla-faults-") as folder:
-        os.environ |= {"BURLA_HOME": folder, "BURLA_LOCAL_CPUS": "2"}
+        os.environ |= {"BURLA_HOME": folder, "BURLA_LOCAL_CPUS": str(SLOTS)}
         try:
             report = Campaign(Path(folder), chosen.faults, chosen.seed).run()
         finally:

@@ -25,6 +25,7 @@ from typing import Any
 
 from burla import config
 from burla.clusters import locks
+from burla.errors import BurlaError, StoreBusy, StoreUnknown
 
 log = logging.getLogger("burla.supervisor")
 
@@ -32,6 +33,7 @@ HOST = "127.0.0.1"
 READY_FILE = "ready.json"
 IDLE_EXIT = 0  # of the head: it ended on purpose
 PORT_TAKEN = 98
+REFUSED = 78  # of a head that will not start, however often it is tried
 AGAIN_S = (0.0, 0.1, 0.5, 2.0)  # before the next start of something that keeps dying
 MOST_FAILURES = 10  # in a row, of a head that does not come up
 DESCRIPTORS = 10_240  # the most that macOS allows
@@ -126,6 +128,9 @@ class Supervisor:
         if role == "head" and code == IDLE_EXIT:
             self._stop = True
             return
+        if role == "head" and code == REFUSED:
+            self._stop = True
+            return
         if role == "head" and code == PORT_TAKEN:
             self._port = 0
         lived_s = time.monotonic() - self._started[role]
@@ -185,6 +190,9 @@ class Supervisor:
             await asyncio.wait([working], timeout=3)
             return 1
         error = working.exception()
+        if (refusal := _refusal(error)) is not None:
+            log.error("the head does not start: %s", refusal)
+            return REFUSED
         if isinstance(error, OSError) and self._port:
             log.warning("the head cannot listen at its old port: %s", error)
             return PORT_TAKEN
@@ -230,6 +238,13 @@ class Supervisor:
             time.sleep(0.01 if not pid else 0)
         for pid in self._pids:
             os.kill(pid, signal.SIGKILL)
+
+
+def _refusal(error: BaseException | None) -> BurlaError | None:
+    """Return what a head said that will not use its store; Dask wraps it."""
+    while error is not None and not isinstance(error, StoreUnknown | StoreBusy):
+        error = error.__cause__
+    return error
 
 
 def _raise_descriptor_limit() -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from burla import serialize
+from burla import config, serialize
 from burla.channel import Channel
 from burla.errors import (
     BurlaError,
@@ -54,7 +54,6 @@ from burla.protocol import (
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-NODE_LEASE_S = 20.0  # a node beats every 5 s; silent for so long, its calls run elsewhere
 SETTLE_S = 8.0  # a head that was started again waits so long for nodes that may still run its calls
 REMEMBER_S = 60.0  # how long a job stays in memory after its end
 MOST_DEPTH = 20  # of calls within calls: a function that calls itself without end must not fill the machine
@@ -457,7 +456,7 @@ class Head:
             if session.expired(now):
                 self.end_session(session, "its client is gone")
         for node_id, node in list(self.nodes.items()):
-            if now - node.seen > NODE_LEASE_S:
+            if now - node.seen > config.NODE_LEASE_S:
                 text = f"node {node.offer.name} has been silent for {now - node.seen:.0f} s: its calls run elsewhere"
                 log.warning(text)
                 for job in self.jobs.values():

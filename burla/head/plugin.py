@@ -51,6 +51,7 @@ class HeadPlugin(SchedulerPlugin):
         self._folder = folder
         self._fresh = fresh
         self._idle_after_s = idle_after_s
+        self._watching: asyncio.Future[None] | None = None  # once it has started
         self._stop = stop
 
     async def start(self, scheduler: Scheduler) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -96,8 +97,9 @@ class HeadPlugin(SchedulerPlugin):
 
     async def close(self) -> None:
         """The scheduler ends."""
-        self._watching.cancel()
-        await self._tasks.close()
-        self._store.close()
+        if self._watching is not None:
+            self._watching.cancel()
+            await self._tasks.close()
+            self._store.close()
         if self._own_folder is not None:
             shutil.rmtree(self._own_folder, ignore_errors=True)

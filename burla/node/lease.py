@@ -119,6 +119,7 @@ class Lease:
             for start, stop in self._mine.overlap(one.start, one.stop):
                 self._queue.append(Slice(one.block, start, stop, one.alone))
                 self._queued += stop - start
+        self._work_came.set()
         self._news.set()
 
     async def end(self) -> None:
@@ -161,7 +162,7 @@ class Lease:
         share = -(-self._queued // (2 * max(1, len(self._slots))))
         quota = max(1, min(int(self._rate * TIME_BOX_S), GROWTH * slot.calls, share))
         taken: list[Slice] = []
-        while quota > 0 and self._queue and not self._failed:
+        while quota > 0 and self._queue and not self._failed and self._node.may_start:
             first = self._queue.popleft()
             if first.alone and taken:
                 self._queue.appendleft(first)

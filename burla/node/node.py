@@ -10,9 +10,10 @@ import asyncio
 import itertools
 import logging
 import os
+import time
 from typing import Any
 
-from burla import blobs
+from burla import blobs, config
 from burla.channel import Channel, ChannelClosed, Transport
 from burla.errors import StoreFull
 from burla.node.children import Nursery
@@ -34,7 +35,7 @@ from burla.protocol import (
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 5.0  # the head gives up a node that is silent for 20 s
+BEAT_S = 5.0
 NO_HEAD_S = 60.0  # then calls of a head that is lost end
 FULL_S = 1.0  # before a value is offered again to a head whose disk is full
 
@@ -49,6 +50,7 @@ class Node:
         self._channel: Channel | None = None
         self._joined = asyncio.Event()  # there is a head, and it knows what is here
         self._sessions: set[str] = set()  # of children that have made nested calls
+        self._heard = time.monotonic()  # when the head was last told that this node lives
         self._giving_up: asyncio.TimerHandle | None = None
         self.trades = itertools.count(1)
         self._trade_every_s = 0.05
@@ -69,7 +71,6 @@ class Node:
         """Join the head at the other end, and serve it until the connection ends; calls go on meanwhile."""
         channel = self._channel = Channel(transport, self._handle)
         channel.spawn(self._join(channel, address))
-        channel.spawn(self._beat(channel))
         try:
             reason = await channel.run()
             log.info("the head is gone: %s", reason)
@@ -88,6 +89,8 @@ class Node:
         if self._giving_up is not None:
             self._giving_up.cancel()
         self._trade_every_s = joined.trade_every_s
+        self._heard = time.monotonic()
+        channel.spawn(self._beat(channel))
         unwanted = [job for job in self._leases if job not in joined.kept]
         for job, ranges in joined.kept.items():
             self._leases[job].keep(ranges)
@@ -107,9 +110,17 @@ class Node:
         self._giving_up = asyncio.get_running_loop().call_later(NO_HEAD_S, give_up)
 
     async def _beat(self, channel: Channel) -> None:
-        while True:
-            await asyncio.sleep(BEAT_S)
+        while self.may_start:
             channel.post(Beat())
+            self._heard = time.monotonic()
+            await asyncio.sleep(BEAT_S)
+        log.warning("this process has stood still: the head has given its calls away")
+        channel.close()
+
+    @property
+    def may_start(self) -> bool:
+        """Whether calls that wait here are still this node's, as far as it can know."""
+        return time.monotonic() - self._heard < config.NODE_LEASE_S
 
     async def _handle(self, message: Any) -> None:
         match message:

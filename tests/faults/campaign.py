@@ -1,6 +1,6 @@
 """A detached job while processes are killed and stopped at random, and what became of every input.
 
-    python -m tests.faults.campaign --faults 1000
+    python -m tests.faults.campaign --faults 1000 --at-once 4
 
 Faults are drawn from a seed: kill -9, or SIGSTOP for 5 to 60 s, of head, node, supervisor, a child that runs a call, or
 the client that follows the job. A ledger says which call began when and in which process; a client, started again
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
+import concurrent.futures
 import math
+import multiprocessing
 import os
 import random
 import signal
@@ -72,22 +73,27 @@ class Report:
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
-    def lines(self) -> list[str]:
-        count = collections.Counter(fault.kind for fault in self.faults)
-        heads = [fault.next_result_s for fault in self.faults if fault.kind == "kill head" and fault.next_result_s]
-        return [
-            f"seed {self.seed}: {len(self.faults)} faults in {self.seconds:.0f} s: "
-            + ", ".join(f"{kind} {count[kind]}" for kind in KINDS),
-            f"{self.calls:,} calls, {self.begun - self.calls} of them begun again "
-            f"({100 * (self.begun - self.calls) / max(self.calls, 1):.1f} %)",
-            f"{100 * self.hits():.0f} % of the faults hit a running call",
-            f"from the kill of a head to the next new result: median {statistics.median(heads or [0]):.1f} s, "
-            f"at most {max(heads, default=0):.1f} s",
-            *(f"PROBLEM: {problem}" for problem in self.problems),
-        ]
 
-    def hits(self) -> float:
-        return sum(fault.hit for fault in self.faults) / max(len(self.faults), 1)
+def summary(reports: list[Report]) -> list[str]:
+    """Return what campaigns have found, in words."""
+    faults = [fault for report in reports for fault in report.faults]
+    count = collections.Counter(fault.kind for fault in faults)
+    heads = [fault.next_result_s for fault in faults if fault.kind == "kill head" and fault.next_result_s] or [0.0]
+    calls, begun = sum(report.calls for report in reports), sum(report.begun for report in reports)
+    return [
+        f"seeds {', '.join(str(report.seed) for report in reports)}: {len(faults)} faults in "
+        f"{max(report.seconds for report in reports):.0f} s: " + ", ".join(f"{kind} {count[kind]}" for kind in KINDS),
+        f"{calls:,} calls, {begun - calls} of them begun again ({100 * (begun - calls) / calls:.1f} %)",
+        f"{100 * hits(faults):.0f} % of the faults hit a running call",
+        f"from the kill of a head to the next new result: median {statistics.median(heads):.1f} s, "
+        f"at most {max(heads):.1f} s",
+        *(f"PROBLEM (seed {report.seed}): {problem}" for report in reports for problem in report.problems),
+    ]
+
+
+def hits(faults: list[Fault]) -> float:
+    """Return how many of the faults met a running call, from 0 to 1."""
+    return sum(fault.hit for fault in faults) / max(len(faults), 1)
 
 
 class Campaign:
@@ -260,20 +266,28 @@ def recorded(ledger: str, finish: str) -> Callable[[int, float], int]:
     return call
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faults", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    chosen = parser.parse_args()
+def run(faults: int, seed: int) -> Report:
+    """Run a campaign on a cluster of its own."""
     with tempfile.TemporaryDirectory(prefix="burla-faults-") as folder:
         os.environ |= {"BURLA_HOME": folder, "BURLA_LOCAL_CPUS": str(SLOTS)}
         try:
-            report = Campaign(Path(folder), chosen.faults, chosen.seed).run()
+            return Campaign(Path(folder), faults, seed).run()
         finally:
             end_cluster(os.environ)
-    print(*report.lines(), sep="\n")
-    print(json.dumps({"faults": len(report.faults), "problems": len(report.problems)}))
-    return 1 if report.problems else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=1000, help="in all")
+    parser.add_argument("--at-once", type=int, default=1, help="so many campaigns, each with a cluster of its own")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of the first one")
+    chosen = parser.parse_args()
+    share, seeds = -(-chosen.faults // chosen.at_once), range(chosen.seed, chosen.seed + chosen.at_once)
+    spawn = multiprocessing.get_context("spawn")  # each process has an environment of its own
+    with concurrent.futures.ProcessPoolExecutor(chosen.at_once, mp_context=spawn) as pool:
+        reports = list(pool.map(run, [share] * chosen.at_once, seeds))
+    print(*summary(reports), sep="\n")
+    return 1 if any(report.problems for report in reports) else 0
 
 
 if __name__ == "__main__":

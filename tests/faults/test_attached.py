@@ -17,7 +17,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -25,7 +24,6 @@ import pytest
 import burla
 from burla import remote_parallel_map
 from burla.client import current
-from burla.errors import ClusterLost
 from burla.protocol import GetStatus
 from tests.conftest import Home, Ledger, Scripts, cluster_processes, process_kind, wait_until
 
@@ -49,7 +47,6 @@ class Job:
         self.ledger = ledger
         self.results: list[int] | None = None
         self.error: BaseException | None = None
-        self.ended_at = 0.0
         self._name = f"job{next(numbers)}"
         self._function = recorded(ledger, self._name, str(finish))
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -60,7 +57,6 @@ class Job:
             self.results = remote_parallel_map(self._function, range(self.count))
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.error = error
-        self.ended_at = time.monotonic()
 
     @property
     def over(self) -> bool:
@@ -238,27 +234,22 @@ def test_a_node_killed_while_it_is_idle_is_there_for_the_next_job(home: Home, le
         Job(ledger, 20).check(set())
 
 
-# head, supervisor: the job is lost, and says so -----------------------------------------------------------------------
+# head, supervisor: the job goes on ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("turn", range(2))
 @pytest.mark.parametrize("kind", ["head", "supervisor"])
-def test_a_killed_head_or_supervisor_ends_the_job_with_what_was_done(
+def test_a_killed_head_or_supervisor_costs_a_job_nothing(
     home: Home, ledger: Ledger, dice: random.Random, kind: str, turn: int
 ):
+    """The node outlives its head, and so do the calls; with its supervisor it ends, and only what ran is run again."""
     job = Job(ledger)
     job.wait_for_calls(dice.randrange(10, 150))
-    killed_at = time.monotonic()
-    kill(home, kind)
-    job.wait(15)
-    assert isinstance(job.error, ClusterLost), repr(job.error)
-    assert job.ended_at - killed_at < 15
-    finished: dict[int, Any] = job.error.burla_results
-    assert finished == {index: square(index) for index in finished}
-    begun = {index for index, _ in job.runs()}
-    assert finished.keys() <= begun and len(finished) < COUNT
-    next_job = Job(ledger, 30)
-    next_job.check(set())
+    lost = kill(home, kind) if kind == "supervisor" else set()
+    if kind == "head":
+        home.processes()[kind].kill()
+    job.check(lost)
+    Job(ledger, 30).check(set())
 
 
 def test_a_killed_head_is_replaced_when_nobody_uses_it(home: Home, ledger: Ledger):

@@ -219,7 +219,9 @@ class Connection:
                 wait_s = 0.0 if total is None else 1.0
                 if message.spec.id not in head.jobs and not head.store.knows(message.spec.id):
                     head.submit(message, session)
-                return await self._history.poll(Poll(message.spec.id, 0, wait_s))
+                events = await self._history.poll(Poll(message.spec.id, 0, wait_s))
+                await head.store.committed()  # what follows is about a job that a head started again knows
+                return events
             case AddInputs():
                 await self._add_inputs(message)
             case Poll():

@@ -144,6 +144,12 @@ def test_waiting_for_results_and_the_end_has_a_limit(gate: Gate):
     assert job.results(timeout_s=0) == [0, 1, 2]
 
 
+def test_what_has_ended_is_read_whole_without_any_waiting():
+    job = burla.submit(lambda x: bytes([x]) * 400_000, range(30))  # more than one message holds
+    job.wait()
+    assert job.results(timeout_s=0) == [bytes([x]) * 400_000 for x in range(30)]
+
+
 def test_a_failure_is_raised_with_its_input_what_is_there_and_the_job(gate: Gate):
     wait = gate.waiter()
 

@@ -84,6 +84,36 @@ with open({str(lines)!r}, "w", buffering=1) as file:
     assert set(lines.read_text().split()) == {"0", "1", "4"}
 
 
+def test_a_killed_process_takes_its_attached_jobs_with_it_and_no_others(scripts: Scripts, gate: Gate, ledger: Ledger):
+    script = scripts.start(
+        CALL
+        + """
+import threading
+
+def begin():
+    before = burla.current_job()
+    threading.Thread(target=burla.remote_parallel_map, args=(call, range(3, 9)), daemon=True).start()
+    while (job := burla.current_job()) is None or (before is not None and job.id == before.id):
+        time.sleep(0.01)
+    return job
+
+attached, detached = begin(), begin()
+detached.detach()
+print(attached.id, detached.id, burla.submit(call, range(3, 9)).id, file=sys.stderr, flush=True)
+time.sleep(60)
+""",
+        str(gate.path),
+        str(ledger.path),
+    )
+    attached, *others = script.stderr.readline().split()
+    os.kill(script.pid, signal.SIGKILL)
+    wait_until(lambda: burla.attach(attached).status == "cancelled", 20, "the end of the attached job")
+    assert {burla.attach(other).status for other in others} <= {"waiting", "running"}
+    gate.open()
+    for other in others:
+        assert burla.attach(other).results(timeout_s=30) == [x * x for x in range(3, 9)]
+
+
 def test_results_of_classes_of_a_script_load_in_another_process(scripts: Scripts):
     done = scripts.run(
         """

@@ -13,7 +13,6 @@ BurlaError
 ├── JobCancelled                                         somebody else stopped the job
 ├── UnknownJob (LookupError)                             no such job on this cluster
 ├── JobUnfinished                                        the job has to end first
-├── NotAvailableYet (NotImplementedError)                a parameter that a later version will honour
 └── ClusterError
     ├── ClusterStartFailed                               the local cluster does not start
     ├── ClusterLost                                      the cluster went away under a running job
@@ -140,10 +139,6 @@ class UnknownJob(BurlaError, LookupError):
 
 class JobUnfinished(BurlaError):
     """A job has to end before it can be deleted or retried. Facts: `job`."""
-
-
-class NotAvailableYet(BurlaError, NotImplementedError):
-    """A parameter that is accepted, and that this version cannot honour."""
 
 
 class ClusterError(BurlaError):

@@ -31,7 +31,6 @@ ERRORS = {
     "JobUnfinished",
     "NoCompatibleNodes",
     "NoNodes",
-    "NotAvailableYet",
     "RemoteError",
     "ResultNotPicklable",
     "StoreBusy",

@@ -14,7 +14,7 @@ from typing import Any
 from burla import blobs, serialize
 from burla.client import running
 from burla.client.connection import Connection
-from burla.errors import BlobBroken, BurlaError, ClusterLost, JobCancelled
+from burla.errors import BlobBroken, BurlaError, ClusterLost, JobCancelled, UnknownJob
 from burla.protocol import (
     BLOB_BYTES,
     MESSAGE_BYTES,
@@ -189,7 +189,7 @@ class ClientJob:
         """Stop the job, and return when no call of it runs any more, or after `CANCEL_S`."""
         try:
             self._connection.begin(self._connection.ask_once(Cancel(self.id))).result(timeout=CANCEL_S)
-        except ClusterLost:
+        except (ClusterLost, UnknownJob):
             log.info("job %s has ended with its cluster, or is another process's", self.id)
         except TimeoutError:
             log.warning("job %s may still be running: the cluster does not answer", self.id)

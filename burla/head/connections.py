@@ -231,6 +231,8 @@ class Connection:
                     job = head.jobs[job_id]
                     head.cancel(job, JobCancelled(f"job {job_id} was cancelled"))
                     await job.over.wait()
+                else:
+                    await self._history.stored(job_id)  # it has ended, or there is none
             case Forget(job_id):
                 if job_id in head.jobs:
                     head.forget(head.jobs[job_id])

@@ -63,7 +63,7 @@ class Files:
         part.rename(path)
         crashpoints.reach("store.after_rename")
         if durable:
-            _sync(path.parent)
+            self._sync_folder(path.parent)
         else:
             self._unsynced.setdefault(job, set()).add(path)
 
@@ -101,21 +101,21 @@ class Files:
         path = self._made(target, name)
         if not path.exists():
             os.link(self.path(source, name), path)
-        if durable:
-            _sync(path.parent)
+        if durable:  # the other job may not have been
+            _sync(path)
+            self._sync_folder(path.parent)
+        else:
+            self._unsynced.setdefault(target, set()).add(path)
 
     def sync(self, job: int) -> None:
         """Have all files of a job survive the machine. Raises OSError."""
         folders = set()
-        for path in self._unsynced.pop(job, ()):
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        for path in self._unsynced.get(job, ()):
+            _sync(path)
             folders.add(path.parent)
         for folder in folders:
-            _sync(folder)
+            self._sync_folder(folder)
+        self._unsynced.pop(job, None)
 
     # deleting
 
@@ -123,8 +123,11 @@ class Files:
         """Put the files of a job aside: from here on, it is deleted even if the head ends now."""
         self._unsynced.pop(job, None)
         folder = self.folder / str(job)
-        if folder.exists():
-            folder.rename(folder.with_suffix(GONE))
+        gone = folder.with_suffix(GONE)
+        if folder.exists() and gone.exists():  # begun before, on a full disk: what came later is of no use, either
+            shutil.rmtree(folder)
+        elif folder.exists():
+            folder.rename(gone)
 
     def finish_delete(self, job: int) -> None:
         """Remove the files of a job whose rows are gone."""
@@ -149,6 +152,10 @@ class Files:
             if path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
 
+    def _sync_folder(self, folder: Path) -> None:
+        _sync(folder)
+        _sync(self.folder)  # the folder itself may be new
+
     def _made(self, job: int, name: str) -> Path:
         path = self.path(job, name)
         if not path.parent.exists():
@@ -160,8 +167,8 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -1,12 +1,14 @@
 """The rows of the store: its schema, and how messages become rows and come back, each with a checksum.
 
 Nothing of it is a pickle of our own classes: another version of burla must be able to read what this one wrote. Rows of
-one job lie together: their keys are its number, shifted, plus a number within the job.
+one job lie together: their keys are its number, shifted, plus a number within the job. A checksum has two halves: what
+a row says can be checked without its payload.
 """
 
 from __future__ import annotations
 
 import json
+import sqlite3
 import struct
 import zlib
 from collections.abc import Callable
@@ -32,7 +34,8 @@ from burla.protocol import (
 )
 
 SCHEMA = 1
-SHIFT = 40  # a job has less than 2**40 events and inputs
+SHIFT = 32  # a job has less than 2**32 events and inputs
+JOBS = 1 << 63 - SHIFT  # there are less than so many
 FILE_BYTES = 64_000  # from here on, bytes are a file: 614 MiB/s, against 72 in the database
 INLINE, FILE, BLOB = range(3)  # forms of a payload
 
@@ -43,7 +46,7 @@ CREATE TABLE nodes (node TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY, id TEXT UNIQUE, spec TEXT, session TEXT, created_at_s REAL,
     form INTEGER, payload BLOB, file TEXT, crc INTEGER,
-    status TEXT, status_crc INTEGER, size_bytes INTEGER
+    status TEXT, status_crc INTEGER, size_bytes INTEGER, size_crc INTEGER
 );
 CREATE TABLE blocks (
     key INTEGER PRIMARY KEY, count INTEGER, each INTEGER, form INTEGER, payload BLOB, file TEXT, crc INTEGER
@@ -53,8 +56,10 @@ CREATE TABLE events (
     form INTEGER, payload BLOB, file TEXT, crc INTEGER
 );
 CREATE TABLE blobs (job INTEGER, id TEXT, size_bytes INTEGER, PRIMARY KEY (job, id)) WITHOUT ROWID;
-CREATE TABLE crashes (job INTEGER, input INTEGER, attempts INTEGER, PRIMARY KEY (job, input)) WITHOUT ROWID;
-CREATE TABLE trades (job INTEGER, node TEXT, trade INTEGER, PRIMARY KEY (job, node)) WITHOUT ROWID;
+CREATE TABLE crashes (
+    job INTEGER, input INTEGER, attempts INTEGER, crc INTEGER, PRIMARY KEY (job, input)
+) WITHOUT ROWID;
+CREATE TABLE trades (job INTEGER, node TEXT, trade INTEGER, crc INTEGER, PRIMARY KEY (job, node)) WITHOUT ROWID;
 """
 JOB_TABLES = ("blobs", "crashes", "trades")  # beside those whose keys hold the job's number
 
@@ -120,34 +125,40 @@ class Stored:
 
 def store_payload(payload: Payload, new_name: Callable[[], str], *facts: int) -> Stored:
     """Return how a payload is stored; its checksum covers the `facts` of its row, too."""
-    start = _start(*facts)
     if isinstance(payload, Blob):
         packed = struct.pack("<QI", payload.size_bytes, payload.crc)
-        return Stored(BLOB, packed, payload.id, zlib.crc32(packed + payload.id.encode(), start))
-    crc = zlib.crc32(payload, start)
+        return Stored(BLOB, packed, payload.id, _crc(zlib.crc32(packed), BLOB, payload.id, facts))
+    crc = zlib.crc32(payload)
     if len(payload) < FILE_BYTES:
-        return Stored(INLINE, payload, None, crc)
-    return Stored(FILE, None, new_name(), crc, payload)
+        return Stored(INLINE, payload, None, _crc(crc, INLINE, None, facts))
+    name = new_name()
+    return Stored(FILE, None, name, _crc(crc, FILE, name, facts), payload)
+
+
+def check_facts(form: int, file: str | None, crc: int, *facts: int) -> None:
+    """Check what a row says, except its payload. Raises Damaged."""
+    if not isinstance(crc, int) or crc != _crc(crc & 0xFFFFFFFF, form, file, facts):
+        raise Damaged("its checksum is wrong")
 
 
 def load_payload(form: int, payload: bytes | None, file: str | None, crc: int, load: Load, *facts: int) -> Payload:
     """Return a payload from its columns. Raises Damaged."""
-    start = _start(*facts)
-    try:
-        if form == BLOB and payload is not None and file is not None:
-            if zlib.crc32(payload + file.encode(), start) != crc:
-                raise Damaged("its checksum is wrong")
-            return Blob(file, *struct.unpack("<QI", payload))
-        data = load(file) if form == FILE and file is not None else payload
-        if form not in (INLINE, FILE) or not isinstance(data, bytes) or zlib.crc32(data, start) != crc:
-            raise Damaged("its checksum is wrong")
-        return data
-    except (struct.error, AttributeError, TypeError, ValueError) as error:
-        raise Damaged(f"it cannot be read: {error}") from error
+    check_facts(form, file, crc, *facts)
+    data = load(file) if form == FILE and file is not None else payload
+    if not isinstance(data, bytes) or zlib.crc32(data) != crc & 0xFFFFFFFF:
+        raise Damaged("its checksum is wrong")
+    if form == BLOB and file is not None:
+        return Blob(file, *struct.unpack("<QI", data))
+    return data
 
 
-def _start(*facts: int) -> int:
-    return zlib.crc32(struct.pack(f"<{len(facts)}q", *facts))
+def _crc(payload_crc: int, form: int, file: str | None, facts: tuple[int, ...]) -> int:
+    return (facts_crc(payload_crc, form, file, *facts) >> 1) << 32 | payload_crc  # SQLite's integers are signed
+
+
+def facts_crc(*facts: float | str | None) -> int:
+    """Return a checksum of small values and their types."""
+    return zlib.crc32(ascii(facts).encode())
 
 
 # events
@@ -196,7 +207,7 @@ def check_event(row: tuple[Any, ...], load: Load) -> Event:
     try:
         value = load_payload(form, payload, file, crc, load, key, kind, start, stop, detail)
         return _event(kind, start, stop, detail, value)
-    except (struct.error, ValueError, IndexError, TypeError) as error:
+    except IndexError as error:
         raise Damaged(f"it cannot be read: {error}") from error
 
 
@@ -229,10 +240,7 @@ def block_row(job: int, block: Block, new_name: Callable[[], str]) -> tuple[tupl
 def load_block(row: tuple[Any, ...], load: Load) -> Block:
     """Return the block of a row. Raises Damaged, OSError."""
     key, count, each, form, payload, file, crc = row
-    try:
-        return Block(number_of(key), count, bool(each), load_payload(form, payload, file, crc, load, key, count, each))
-    except struct.error as error:
-        raise Damaged(f"it cannot be read: {error}") from error
+    return Block(number_of(key), count, bool(each), load_payload(form, payload, file, crc, load, key, count, each))
 
 
 # jobs
@@ -263,13 +271,49 @@ def dump_status(number: int, status: Status) -> tuple[str, int]:
     """Return a status as JSON, and its checksum."""
     document = asdict(status) | {"state": status.state.value, "error": status.error and status.error.hex()}
     text = json.dumps(document, sort_keys=True)
-    return text, zlib.crc32(text.encode(), _start(number))
+    return text, facts_crc(number, text)
+
+
+def load_job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> StoredJob:
+    """Return the job of a row. Raises Damaged."""
+    number, job_id, text, session, created_at_s, form, _, file, crc, status, status_crc, size_bytes, size_crc = row
+    check_facts(form, file, crc, *function_facts(row))
+    spec = load_spec(text)
+    if spec.id != job_id:
+        raise Damaged("its id is wrong")
+    low, high = first_key(number), first_key(number + 1)
+    (last,) = connection.execute("SELECT max(key) FROM events WHERE key >= ? AND key < ?", (low, high)).fetchone()
+    return StoredJob(
+        number=number,
+        spec=spec,
+        session=session,
+        created_at_s=created_at_s,
+        status=load_status(number, status, status_crc),
+        size_bytes=load_size(number, size_bytes, size_crc),
+        events=0 if last is None else number_of(last) + 1,
+    )
+
+
+def function_facts(row: tuple[Any, ...]) -> tuple[int, int]:
+    """Return what the checksum of a job's function covers beside it: the beginning of its row."""
+    return row[0], facts_crc(*row[:5])
+
+
+def load_function(row: tuple[Any, ...], load: Load) -> Payload:
+    """Return the function of a job's row. Raises Damaged, OSError."""
+    form, payload, file, crc = row[5:9]
+    return load_payload(form, payload, file, crc, load, *function_facts(row))
+
+
+def load_size(number: int, size_bytes: int, crc: int) -> int:
+    """Return the size of a job; 0 if that is damaged, so that no job is deleted for it."""
+    return size_bytes if facts_crc(number, size_bytes) == crc else 0
 
 
 def load_status(number: int, text: str, crc: int) -> Status:
     """Return the status of a document. Raises Damaged."""
     try:
-        if zlib.crc32(text.encode(), _start(number)) != crc:
+        if facts_crc(number, text) != crc:
             raise Damaged("how the job stands cannot be read: its checksum is wrong")
         document = json.loads(text)
         error = document["error"]
@@ -277,8 +321,3 @@ def load_status(number: int, text: str, crc: int) -> Status:
         return Status(**document)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damaged(f"how the job stands cannot be read: {type(error).__name__}") from error
-
-
-def text_crc(number: int, *texts: str) -> int:
-    """Return a checksum of the texts of a job's row, to go into that of its function."""
-    return zlib.crc32("\0".join(texts).encode("utf-8", "surrogateescape"), _start(number))

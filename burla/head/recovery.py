@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -13,16 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from burla.errors import StoreBusy, StoreUnknown
-from burla.head import records
+from burla.errors import BlobBroken, StoreBusy, StoreUnknown
+from burla.head import crashpoints, records
 from burla.head.files import Files
 from burla.head.records import Damaged, first_key
-from burla.head.writer import TAIL, connect, delete_statements
+from burla.head.writer import TAIL, connect, delete_statements, full, is_full
 
 log = logging.getLogger(__name__)
 
 REMARK_S = 7 * 86_400.0  # for so long a remark is shown
 _TABLES = ("blocks", "events")
+_SMALL_TABLES = ("meta", "remarks", "nodes", "jobs", *records.JOB_TABLES)
+_NEW = ".new"  # of a store that is to replace a damaged one
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +40,26 @@ class Found:
 
 
 def open_store(folder: Path) -> Found:
-    """Make a store ready, whatever has become of it. Raises StoreBusy, StoreUnknown."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make a store ready, whatever has become of it. Raises StoreBusy, StoreUnknown, StoreFull."""
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _lock(folder)
     try:
+        new = folder.with_name(folder.name + _NEW)
+        if new.exists() and not folder.exists():  # the head was killed in the middle of `_replace`
+            new.rename(folder)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "reserve").unlink(missing_ok=True)  # the disk may be full; the writer makes it again
         try:
             _check(folder)
         except sqlite3.DatabaseError as error:
-            _replace(folder, error)
+            if is_full(folder, error):
+                raise
+            _replace(folder, new, error)
         return _begin(folder, lock)
-    except BaseException:
+    except BaseException as error:
         unlock(lock)
+        if isinstance(error, Exception) and is_full(folder, error):
+            raise full(folder, error) from error
         raise
 
 
@@ -72,18 +84,19 @@ def _lock(folder: Path) -> int:
 
 def _check(folder: Path) -> None:
     """Raise sqlite3.DatabaseError unless the database is sound, StoreUnknown if it is another version's."""
-    new = not (folder / "store.db").exists()
-    for extra in ("store.db-wal", "store.db-shm", "tail") if new else ():
-        (folder / extra).unlink(missing_ok=True)
+    files = folder / "files"
+    used = (folder / "tail").exists() or (files.exists() and any(files.iterdir()))
+    if used and not (folder / "store.db").exists():
+        raise sqlite3.DatabaseError("its database is missing")
     fd = os.open(
         folder / "store.db", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
     )  # SQLite's own files follow its mode
     os.close(fd)
-    (folder / "files").mkdir(mode=0o700, exist_ok=True)
+    files.mkdir(mode=0o700, exist_ok=True)
     connection = connect(folder)
     try:
         if connection.execute("PRAGMA user_version").fetchone() == (0,):
-            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
+            if used or connection.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
                 raise sqlite3.DatabaseError("it has no version")
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             connection.execute("PRAGMA journal_mode=WAL")
@@ -98,13 +111,35 @@ def _check(folder: Path) -> None:
                 path=folder,
                 schema=schema,
             )
-        found = [text for (text,) in connection.execute("PRAGMA quick_check").fetchall()]
-        if found != ["ok"]:
-            raise sqlite3.DatabaseError("; ".join(found[:3]))
-        if connection.execute("SELECT count(*) FROM meta").fetchone() != (1,):
-            raise sqlite3.DatabaseError("its first row is missing")
+        if _schema(connection) != _own_schema():
+            raise sqlite3.DatabaseError("its tables are not what they were")
+        # a quick check does not compare what is found by key with what there is
+        for check in ("quick_check", *(f"integrity_check({table})" for table in _SMALL_TABLES)):
+            found = [text for (text,) in connection.execute(f"PRAGMA {check}").fetchall()]
+            if found != ["ok"]:
+                raise sqlite3.DatabaseError("; ".join(found[:3]))
+        (meta,) = connection.execute("SELECT * FROM meta").fetchall() or [()]
+        if len(meta) != 4 or not all(isinstance(value, int) and 0 <= value < 1 << 62 for value in meta):
+            raise sqlite3.DatabaseError("its first row cannot be read")
+        if meta[3] >= records.JOBS:
+            raise sqlite3.DatabaseError(f"it counts {meta[3]} jobs")
+        for row in connection.execute("SELECT * FROM jobs"):
+            try:
+                records.load_job(connection, row)
+            except Damaged as error:
+                raise sqlite3.DatabaseError(f"job {row[1]}: {error}") from error
     finally:
         connection.close()
+
+
+def _own_schema() -> set[tuple[str, ...]]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(records.CREATE)
+        return _schema(connection)
+
+
+def _schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
+    return set(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall())
 
 
 def _begin(folder: Path, lock: int) -> Found:
@@ -128,7 +163,8 @@ def _begin(folder: Path, lock: int) -> Found:
         connection.execute("COMMIT")
         for job in files.half_deleted():
             files.finish_delete(job)
-        sizes = dict(connection.execute("SELECT number, size_bytes FROM jobs").fetchall())
+        rows = connection.execute("SELECT number, size_bytes, size_crc FROM jobs")
+        sizes = {number: records.load_size(number, size_bytes, crc) for number, size_bytes, crc in rows}
         for job in sizes:
             files.remove_orphans(job, _files_of(connection, job))
         files.remove_strangers(sizes)
@@ -147,7 +183,10 @@ def _missing_commits(folder: Path, connection: sqlite3.Connection) -> int:
     except FileNotFoundError:
         return 0
     (commits,) = connection.execute("SELECT commits FROM meta").fetchone()
-    return max(0, TAIL.unpack(tail)[0] - commits) if len(tail) == TAIL.size else 0
+    if len(tail) != TAIL.size:
+        return 0
+    acknowledged, crc = TAIL.unpack(tail)
+    return max(0, acknowledged - commits) if crc == records.facts_crc(acknowledged) else 0
 
 
 def _files_of(connection: sqlite3.Connection, job: int) -> Iterator[str]:
@@ -163,57 +202,77 @@ def _files_of(connection: sqlite3.Connection, job: int) -> Iterator[str]:
 # damage
 
 
-def _replace(folder: Path, error: sqlite3.DatabaseError) -> None:
-    """Set a damaged store aside, and carry what is whole over into a new one."""
+def _replace(folder: Path, new: Path, error: sqlite3.DatabaseError) -> None:
+    """Carry what is whole of a damaged store over into a new one, and set it aside."""
     aside = folder.with_name(f"{folder.name}.damaged-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}")
-    folder.rename(aside)
-    folder.mkdir(mode=0o700)
-    _check(folder)
-    carried, lost = _carry_over(aside, folder)
-    for path in [*aside.rglob("*"), aside]:
-        path.chmod(0o500 if path.is_dir() else 0o400)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700)
+    _check(new)
+    carried, lost = _carry_over(folder, new)
     text = (
         f"{_date()}: the store was damaged ({error}). It was set aside, to be read only, as {aside}; {carried} jobs "
         "were whole and go on here" + (f", these were not: {', '.join(lost)}" if lost else "")
     )
     log.error(text)
-    connection = connect(folder)
+    connection = connect(new)
     try:
         connection.execute("INSERT INTO remarks VALUES (?, ?)", (time.time(), text))
     finally:
         connection.close()
+    folder.rename(aside)
+    crashpoints.reach("store.in_replace")
+    new.rename(folder)
+    for path in [*aside.rglob("*"), aside]:
+        if path.is_dir():
+            path.chmod(0o500)
+        elif path.stat().st_nlink == 1:  # the new store has the others, too
+            path.chmod(0o400)
 
 
-def _carry_over(aside: Path, folder: Path) -> tuple[int, list[str]]:
+def _carry_over(damaged: Path, new: Path) -> tuple[int, list[str]]:
     """Copy jobs that read whole; return how many, and the names of those that do not."""
-    lost: list[str] = []
-    carried = 0
-    try:
-        source = connect(aside)
-        jobs = source.execute("SELECT * FROM jobs ORDER BY number").fetchall()
-    except sqlite3.DatabaseError as error:
-        log.error("no job can be read: %s", error)
+    if not (damaged / "store.db").exists():
         return 0, ["all of it"]
-    target = connect(folder)
     try:
-        for row in jobs:
-            number = row[0]
+        reading = connect(damaged, read_only=True)
+    except sqlite3.DatabaseError as error:
+        log.error("nothing can be read: %s", error)
+        return 0, ["all of it"]
+    with contextlib.closing(reading) as source, contextlib.closing(connect(new)) as target:
+        names = _names(source)
+        lost = [] if names else ["all of it"]
+        for number, name in sorted(names.items()):
             target.execute("BEGIN")
             try:
-                _copy_job(source, target, row, Files(aside / "files"))
-                _link_files(aside / "files" / str(number), folder / "files" / str(number))
+                (row,) = source.execute("SELECT * FROM jobs WHERE number = ?", (number,)).fetchall()
+                _copy_job(source, target, row, Files(damaged / "files"))
+                _link_files(damaged / "files" / str(number), new / "files" / str(number))
                 target.execute("COMMIT")
-                carried += 1
-            except (sqlite3.DatabaseError, Damaged, OSError, ValueError, TypeError) as error:
-                target.execute("ROLLBACK")
-                shutil.rmtree(folder / "files" / str(number), ignore_errors=True)
-                log.error("job %s cannot be read whole: %s", row[1], error)
-                lost.append(str(row[1]))
-        target.execute("UPDATE meta SET jobs = ?", (max((row[0] for row in jobs), default=0),))
-    finally:
-        source.close()
-        target.close()
-    return carried, lost
+            except (sqlite3.DatabaseError, Damaged, BlobBroken, OSError, ValueError, TypeError) as error:
+                if target.in_transaction:
+                    target.execute("ROLLBACK")
+                if is_full(new, error):
+                    raise
+                shutil.rmtree(new / "files" / str(number), ignore_errors=True)
+                log.error("job %s cannot be read whole: %s", name, error)
+                lost.append(name)
+        target.execute("UPDATE meta SET jobs = ?", (max(names, default=0),))
+    return len(names) - len(lost) if names else 0, lost
+
+
+def _names(source: sqlite3.Connection) -> dict[int, str]:
+    """Return the jobs of a damaged store by number, as far as they can be found: from both ends, and by the index."""
+    names: dict[int, str] = {}
+    for order in ("number", "number DESC", "id"):
+        try:
+            for number, name in source.execute(
+                f"SELECT number, {'id' if order == 'id' else 'NULL'} FROM jobs ORDER BY {order}"
+            ):
+                if 0 < number < records.JOBS:
+                    names[number] = str(name or names.get(number) or f"number {number}")
+        except sqlite3.DatabaseError as error:
+            log.error("not all jobs can be found by %s: %s", order, error)
+    return names
 
 
 def _copy_job(source: sqlite3.Connection, target: sqlite3.Connection, row: tuple[Any, ...], files: Files) -> None:
@@ -223,9 +282,8 @@ def _copy_job(source: sqlite3.Connection, target: sqlite3.Connection, row: tuple
     def load(name: str) -> bytes:
         return files.read(number, name)
 
-    _, job_id, spec, session, _, form, payload, file, crc, status, status_crc, _ = row
-    records.load_payload(form, payload, file, crc, load, number, records.text_crc(number, job_id, spec, session))
-    records.load_status(number, status, status_crc)
+    records.load_job(source, row)
+    records.load_function(row, load)
     _insert(target, "jobs", row)
     keys = first_key(number), first_key(number + 1)
     for block in source.execute("SELECT * FROM blocks WHERE key >= ? AND key < ? ORDER BY key", keys):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from burla.errors import StoreDamaged, StoreFull
 from burla.head import records, recovery
 from burla.head.files import Files
-from burla.head.records import Damaged, Status, StoredJob, first_key, number_of
+from burla.head.records import Damaged, Status, StoredJob, check_facts, first_key, number_of
 from burla.head.writer import (
     Append,
     Batch,
@@ -41,11 +41,11 @@ log = logging.getLogger(__name__)
 ROWS = 20_000  # the most that one reading looks at
 _T = TypeVar("_T")
 
-_ADD_JOB = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"
+_ADD_JOB = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)"
 _ADD_BLOCK = "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)"
 _ADD_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SET_STATUS = "UPDATE jobs SET status = ?, status_crc = ? WHERE number = ?"
-_SET_SIZE = "UPDATE jobs SET size_bytes = ? WHERE number = ?"
+_SET_SIZE = "UPDATE jobs SET size_bytes = ?, size_crc = ? WHERE number = ?"
 _JOB = "SELECT * FROM jobs"
 _BLOCK = "SELECT key, count, each, form, payload, file, crc FROM blocks"
 _EVENT = "SELECT key, kind, start, stop, detail, form, payload, file, crc FROM events"
@@ -127,13 +127,12 @@ class Store:
         self._jobs += 1
         number = self._jobs
         text = records.dump_spec(spec)
-        crc = records.text_crc(number, spec.id, text, session)
-        function = records.store_payload(spec.function, Files.new_name, number, crc)
+        row = (number, spec.id, text, session, float(created_at_s))
+        function = records.store_payload(spec.function, Files.new_name, *records.function_facts(row))
         if function.content is not None and function.file is not None:
             self._put(WriteFile(number, function.file, function.content), durable)
         self._status[number] = status = Status()
-        row = (number, spec.id, text, session, created_at_s, *function.columns, *records.dump_status(number, status))
-        self._put(Sql(_ADD_JOB, row), durable)
+        self._put(Sql(_ADD_JOB, (*row, *function.columns, *records.dump_status(number, status))), durable)
         self._put(Sql("UPDATE meta SET jobs = ?", (number,)), durable)
         self._grow(number, len(text) + _size(spec.function))
         return number
@@ -164,11 +163,13 @@ class Store:
 
     def set_crashes(self, number: int, index: int, attempts: int, durable: bool) -> None:
         """Note how often a call has ended its process."""
-        self._put(Sql("INSERT OR REPLACE INTO crashes VALUES (?, ?, ?)", (number, index, attempts)), durable)
+        crc = records.facts_crc(number, index, attempts)
+        self._put(Sql("INSERT OR REPLACE INTO crashes VALUES (?, ?, ?, ?)", (number, index, attempts, crc)), durable)
 
     def set_trade(self, number: int, node: str, trade: int, durable: bool) -> None:
         """Note the newest trade of a node about a job."""
-        self._put(Sql("INSERT OR REPLACE INTO trades VALUES (?, ?, ?)", (number, node, trade)), durable)
+        crc = records.facts_crc(number, node, trade)
+        self._put(Sql("INSERT OR REPLACE INTO trades VALUES (?, ?, ?, ?)", (number, node, trade, crc)), durable)
 
     def set_node(self, node: str, present: bool) -> None:
         """Note that a node is a member, or is none any more."""
@@ -233,7 +234,9 @@ class Store:
         self._handing_over = False
         batch, self._batch = self._batch, Batch()
         grown, self._grown = self._grown, set()
-        batch.operations += [Sql(_SET_SIZE, (self._sizes[number], number)) for number in grown]
+        for number in grown:
+            size_bytes = self._sizes[number]
+            batch.operations.append(Sql(_SET_SIZE, (size_bytes, records.facts_crc(number, size_bytes), number)))
         if batch.operations:
             self._writer.put(batch)
 
@@ -274,7 +277,9 @@ class Store:
         ).fetchone()[0]
         if last is None:
             return [], after
-        where, values = "key >= ? AND key <= ? AND (kind & ?)", [low + after, last, int(kinds)]
+        # what is of no kind is damaged, and may have been of any
+        where = "key >= ? AND key <= ? AND ((kind & ?) IS NOT 0 OR kind NOT IN (1, 2, 4, 8, 16))"
+        values = [low + after, last, int(kinds)]
         if index is not None:
             where, values = f"{where} AND start <= ? AND ? < stop", [*values, index, index]
         events: list[Event] = []
@@ -310,7 +315,7 @@ class Store:
             size += _size(found[-1].payload)
             if size >= limit_bytes:
                 break
-        if not found:
+        if not found or found[0].first + found[0].count <= index:
             raise _damaged(number, f"input {index}", "it is missing", index, index + 1)
         return found
 
@@ -336,7 +341,7 @@ class Store:
             if row is None:
                 raise _damaged(job.number, "its function", "it was deleted")
             try:
-                return _function(row, self._files)
+                return records.load_function(row, lambda name: self._files.read(job.number, name))
             except (Damaged, OSError) as error:
                 raise _damaged(job.number, "its function", error) from error
 
@@ -347,7 +352,7 @@ class Store:
         return await self._read(lambda: self._stored(self._connection, "ORDER BY number DESC", ()))
 
     async def find(self, job_id: str) -> StoredJob | None:
-        """Return the job with this id, or the only one whose id begins so."""
+        """Return the job with this id, or the only one whose id begins so. Raises StoreDamaged."""
         where = "WHERE id >= ? AND id < ? ORDER BY id LIMIT 2"
         found = await self._read(lambda: self._stored(self._connection, where, (job_id, job_id + "\U0010ffff")))
         exact = [job for job in found if job.spec.id == job_id]
@@ -361,7 +366,7 @@ class Store:
         stored = []
         for row in connection.execute(f"{_JOB} {where}", values).fetchall():
             try:
-                stored.append(load_job(connection, row))
+                stored.append(records.load_job(connection, row))
             except Damaged as error:
                 log.warning("job %s of the store: %s", row[1], error)
         return stored
@@ -386,55 +391,64 @@ class Store:
         return found
 
     def _replay(self, job: StoredJob) -> Replay:
-        low, high = first_key(job.number), first_key(job.number + 1)
         replay = Replay(job)
-        select = self._here.execute
-        for key, count in select("SELECT key, count FROM blocks WHERE key >= ? AND key < ? ORDER BY key", (low, high)):
-            first = number_of(key)
-            if first != sum(replay.blocks[-1]) if replay.blocks else first:
-                replay.damage = _damaged(job.number, f"inputs before {first}", "they are missing", job=job.spec.id)
-            replay.blocks.append((first, count))
-        outcomes = "SELECT start, stop, kind FROM events WHERE key >= ? AND key < ? AND (kind & ?)"
-        for start, stop, kind in select(outcomes, (low, high, int(Kind.RESULTS | Kind.FAILURE))):
-            replay.outcomes.append((start, stop, kind == Kind.FAILURE))
-        replay.crashes = dict(select("SELECT input, attempts FROM crashes WHERE job = ?", (job.number,)).fetchall())
-        replay.trades = dict(select("SELECT node, trade FROM trades WHERE job = ?", (job.number,)).fetchall())
-        size = "SELECT sum(length(payload)) FROM events WHERE key >= ? AND key < ? AND kind = ?"
-        replay.output_bytes = select(size, (low, high, int(Kind.OUTPUT))).fetchone()[0] or 0
-        row = select(f"{_JOB} WHERE number = ?", (job.number,)).fetchone()
-        try:
-            _function(row, self._files)
-        except (Damaged, OSError) as error:
-            replay.damage = _damaged(job.number, "its function", error, job=job.spec.id)
+        for what, read in (
+            ("its inputs", self._replay_blocks),
+            ("an outcome", self._replay_events),
+            ("what its nodes have told", self._replay_nodes),
+            ("its function", self._replay_function),
+        ):
+            try:
+                read(replay)
+            except (Damaged, OSError) as error:
+                replay.damage = _damaged(job.number, what, error, job=job.spec.id)
         return replay
+
+    def _replay_blocks(self, replay: Replay) -> None:
+        keys = first_key(replay.job.number), first_key(replay.job.number + 1)
+        sql = "SELECT key, count, each, form, file, crc FROM blocks WHERE key >= ? AND key < ? ORDER BY key"
+        end = 0
+        for key, count, each, form, file, crc in self._here.execute(sql, keys):
+            first = number_of(key)
+            check_facts(form, file, crc, key, count, each)
+            if first != end:
+                raise Damaged(f"those from {end} to {first - 1} are missing")
+            replay.blocks.append((first, count))
+            end = first + count
+        if replay.job.status.complete and end != replay.job.status.total:
+            raise Damaged(f"those from {end} on are missing")
+
+    def _replay_events(self, replay: Replay) -> None:
+        keys = first_key(replay.job.number), first_key(replay.job.number + 1)
+        sql = (
+            "SELECT key, kind, start, stop, detail, form, file, crc FROM events "
+            "WHERE key >= ? AND key < ? AND (kind IN (4, 8, 16)) IS NOT 1"
+        )
+        for key, kind, start, stop, detail, form, file, crc in self._here.execute(sql, keys):
+            check_facts(form, file, crc, key, kind, start, stop, detail)
+            replay.outcomes.append((start, stop, kind == Kind.FAILURE))
+        sql = "SELECT count(*), max(key) FROM events WHERE key >= ? AND key < ?"
+        count, last = self._here.execute(sql, keys).fetchone()
+        if count and count != number_of(last) + 1:
+            raise Damaged("events are missing")
+        sql = "SELECT sum(length(payload)) FROM events WHERE key >= ? AND key < ? AND kind = ?"
+        replay.output_bytes = self._here.execute(sql, (*keys, int(Kind.OUTPUT))).fetchone()[0] or 0
+
+    def _replay_nodes(self, replay: Replay) -> None:
+        number = replay.job.number
+        for found, table in ((replay.crashes, "crashes"), (replay.trades, "trades")):
+            for _, key, value, crc in self._here.execute(f"SELECT * FROM {table} WHERE job = ?", (number,)):
+                if records.facts_crc(number, key, value) != crc:
+                    raise Damaged("its checksum is wrong")
+                found[key] = value
+
+    def _replay_function(self, replay: Replay) -> None:
+        number = replay.job.number
+        row = self._here.execute(f"{_JOB} WHERE number = ?", (number,)).fetchone()
+        records.load_function(row, lambda name: self._files.read(number, name))
 
     async def _read(self, read: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._reader, read)
-
-
-def load_job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> StoredJob:
-    """Return the job of a row. Raises Damaged."""
-    number, job_id, text, session, created_at_s, *_, status, status_crc, size_bytes = row
-    spec = records.load_spec(text)
-    if spec.id != job_id:
-        raise Damaged("its id is wrong")
-    low, high = first_key(number), first_key(number + 1)
-    (last,) = connection.execute("SELECT max(key) FROM events WHERE key >= ? AND key < ?", (low, high)).fetchone()
-    return StoredJob(
-        number=number,
-        spec=spec,
-        session=session,
-        created_at_s=created_at_s,
-        status=records.load_status(number, status, status_crc),
-        size_bytes=size_bytes,
-        events=0 if last is None else number_of(last) + 1,
-    )
-
-
-def _function(row: tuple[Any, ...], files: Files) -> Payload:
-    number, job_id, text, session, _, form, payload, file, crc, *_ = row
-    text_crc = records.text_crc(number, job_id, text, session)
-    return records.load_payload(form, payload, file, crc, lambda name: files.read(number, name), number, text_crc)
 
 
 def _damaged(number: int, what: str, why: object, start: int = 0, stop: int = 0, job: str = "") -> StoreDamaged:

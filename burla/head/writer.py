@@ -24,9 +24,11 @@ from burla.head.files import Files
 log = logging.getLogger(__name__)
 
 AGAIN_S = 0.5  # between tries while the disk is full
+WIPE_AFTER_S = 1.0  # of quiet, after a deletion
 RESERVE_BYTES = 4_000_000  # given up for a deletion while the disk is full
 FREE_PAGES = 256  # so many unused pages the database keeps for what comes
-TAIL = struct.Struct("<Q")
+STEP_PAGES = 1000  # are given back at a time: what is queued meanwhile waits for no more
+TAIL = struct.Struct("<QI")  # how many commits there were, and a checksum
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,11 @@ class Writer:
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._closing = False
         self._full = False
+        self._to_wipe = False  # the log still has what was deleted
+        self._loose = False  # there may be unused pages to give back
         self._durable = True  # how the connection is set
         self._tail = os.open(folder / "tail", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._connection = connect(folder)  # before the reserve, because its shared memory takes room
         with contextlib.suppress(OSError):  # a full disk: the first write finds that, and says so
             self._make_reserve()
         self._thread = threading.Thread(target=self._run, name="burla-store", daemon=True)
@@ -132,12 +137,17 @@ class Writer:
     # the thread
 
     def _run(self) -> None:
-        self._connection = connect(self._folder)
         try:
             while not self._closing:
-                batch = self._gather(self._queue.get())
-                self._write(batch)
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                try:
+                    first = self._queue.get(timeout=WIPE_AFTER_S if self._to_wipe else None)
+                except queue.Empty:
+                    self._wipe()
+                else:
+                    self._write(self._gather(first))
+                while self._loose and self._queue.empty():
+                    self._give_back()
+            self._wipe()
         except Exception as error:  # whatever it is: nothing may be acknowledged any more
             log.exception("the store cannot be written")
             self._call(self._on_broken, error)
@@ -174,15 +184,15 @@ class Writer:
         if self._full:
             self._full = False
             self._call(self._on_full, None)
-        deleted = [operation.job for operation in batch.operations if isinstance(operation, DeleteJob)]
-        for job in deleted:
-            self._files.finish_delete(job)
+        deleted = _deleted(batch.operations)
+        for one in deleted:
+            self._files.finish_delete(one.job)
         crashpoints.reach("store.before_tell")
         callbacks = [operation.callback for operation in batch.operations if isinstance(operation, Tell)]
         if callbacks:
             self._call(_call_all, callbacks)
         if deleted:
-            self._give_back()
+            self._loose = self._to_wipe = True
 
     def _attempt(self, batch: Batch) -> None:
         """Write files, then rows; all of the rows or none. May be repeated if it fails."""
@@ -196,7 +206,9 @@ class Writer:
                 case WriteFile(job, name, data):
                     self._files.write(job, name, data, batch.durable)
                 case LinkFile(source, target, name):
-                    self._files.link(source, target, name, batch.durable)
+                    # without its file the value is damaged in both jobs, which is said to who reads it
+                    with contextlib.suppress(FileNotFoundError):
+                        self._files.link(source, target, name, batch.durable)
                 case SyncFiles(job):
                     self._files.sync(job)
                 case Append():
@@ -221,7 +233,7 @@ class Writer:
                 if isinstance(error, OSError):
                     if not self._is_full(error):
                         raise
-                    error = self._error(error)
+                    error = full(self._folder, error)
                 self._call(_refuse, piece.done, error)
         if piece.size_bytes is None:
             return []
@@ -247,69 +259,79 @@ class Writer:
                 connection.execute("ROLLBACK")
             raise
         crashpoints.reach("store.after_commit")
-        os.pwrite(self._tail, TAIL.pack(commits + 1), 0)
+        os.pwrite(self._tail, TAIL.pack(commits + 1, records.facts_crc(commits + 1)), 0)
 
     def _give_back(self) -> None:
-        """Return room that deleted rows took to the disk; what a full disk prevents is done the next time."""
-        (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
-        if free > FREE_PAGES:
-            try:
-                self._connection.execute(f"PRAGMA incremental_vacuum({free})").fetchall()
-            except sqlite3.Error as error:
-                if not self._is_full(error):
-                    raise
+        """Return some of the room that deleted rows took to the disk."""
+        before = self._free_pages()
+        if before > FREE_PAGES:
+            self._tidy(f"PRAGMA incremental_vacuum({STEP_PAGES})")
+        self._loose = FREE_PAGES < self._free_pages() < before
+
+    def _free_pages(self) -> int:
+        return self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+
+    def _wipe(self) -> None:
+        """Empty the log."""
+        self._to_wipe = False
+        self._tidy("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _tidy(self, sql: str) -> None:
+        """Do what a full disk may prevent: it is done the next time."""
+        try:
+            self._connection.executescript(sql)  # to its end: execute would give back one page
+        except sqlite3.Error as error:
+            if not self._is_full(error):
+                raise
 
     # a full disk
 
     def _is_full(self, error: Exception) -> bool:
-        if isinstance(error, sqlite3.Error):
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code == sqlite3.SQLITE_IOERR:  # of the shared memory of its log, for which there is no room
-                free = os.statvfs(self._folder)
-                return free.f_bavail * free.f_frsize < RESERVE_BYTES
-            return code == sqlite3.SQLITE_FULL
-        return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-    def _error(self, error: Exception) -> StoreFull:
-        return StoreFull(
-            f"the disk of the cluster's head is full ({self._folder}: {error}). Calls pause, nothing is lost, and all "
-            "goes on when there is room: delete files there, or old jobs (burla jobs, burla job delete ID).",
-            path=self._folder,
-        )
+        return is_full(self._folder, error)
 
     def _wait_for_room(self, batch: Batch, error: Exception) -> bool:
         """Take in what comes, delete what is to be deleted; return False if the head ends."""
+        fresh = []
         if not self._full:
             self._full = True
+            fresh = list(batch.operations)
             log.warning("the disk is full: %s", error)
-            self._call(self._on_full, self._error(error))
+            self._call(self._on_full, full(self._folder, error))
         try:
-            more = self._gather(self._queue.get(timeout=AGAIN_S))
+            more = Batch() if _deleted(fresh) else self._gather(self._queue.get(timeout=AGAIN_S))
         except queue.Empty:
             return True
         batch.operations += more.operations
         batch.durable |= more.durable
-        deletes = Batch([one for one in more.operations if isinstance(one, DeleteJob)], batch.durable)
-        if deletes.operations:
+        linked = {one.source for one in batch.operations if isinstance(one, LinkFile)}  # their files are still needed
+        deletes = [one for one in _deleted([*fresh, *more.operations]) if one.job not in linked]
+        if deletes:
             with contextlib.suppress(FileNotFoundError):
                 (self._folder / "reserve").unlink()
             try:
-                self._attempt_deletes(deletes)
+                self._attempt_deletes(deletes, batch.durable)
             except (sqlite3.Error, OSError) as error:
                 if not self._is_full(error):
                     raise
                 log.warning("no room to delete a job: %s", error)
         return not self._closing
 
-    def _attempt_deletes(self, deletes: Batch) -> None:
+    def _attempt_deletes(self, deletes: list[DeleteJob], durable: bool) -> None:
         """Delete rows and files; both are deleted once more in their turn, which does no harm."""
-        jobs = [operation for operation in deletes.operations if isinstance(operation, DeleteJob)]
-        for one in jobs:
+        for one in deletes:
             self._files.begin_delete(one.job)
-        self._commit([statement for one in jobs for statement in one.statements], deletes.durable)
-        for one in jobs:
+        self._connection.execute("PRAGMA secure_delete=OFF")  # zeros would take room in the log
+        try:
+            self._commit([statement for one in deletes for statement in one.statements], durable)
+        finally:
+            self._connection.execute("PRAGMA secure_delete=ON")
+        for one in deletes:
             self._files.finish_delete(one.job)
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._loose = True
+        while self._loose:  # step by step, because what is given back goes through the log
+            self._wipe()
+            self._give_back()
+        self._wipe()
 
     def _make_reserve(self) -> None:
         path = self._folder / "reserve"
@@ -326,10 +348,12 @@ class Writer:
 def connect(folder: Path, read_only: bool = False) -> sqlite3.Connection:
     """Return a connection to the store's database, in autocommit mode."""
     connection = sqlite3.connect(folder / "store.db", timeout=30, isolation_level=None, check_same_thread=False)
+    connection.text_factory = lambda data: data.decode("utf-8", "replace")  # of a damaged row, for its checksum to tell
     if read_only:
         connection.execute("PRAGMA query_only=1")
     else:
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA secure_delete=ON")
         connection.execute("PRAGMA cell_size_check=1")
     return connection
 
@@ -342,6 +366,30 @@ def delete_statements(number: int) -> tuple[Sql, ...]:
         *(Sql(f"DELETE FROM {table} WHERE job = ?", (number,)) for table in records.JOB_TABLES),
         Sql("DELETE FROM jobs WHERE number = ?", (number,)),
     )
+
+
+def is_full(folder: Path, error: Exception) -> bool:
+    """Whether an error says that the disk is full."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_IOERR:  # of the shared memory of its log, for which there is no room
+            free = os.statvfs(folder)
+            return free.f_bavail * free.f_frsize < RESERVE_BYTES
+        return code == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def full(folder: Path, error: Exception) -> StoreFull:
+    """Return what is said of a full disk."""
+    return StoreFull(
+        f"the disk of the cluster's head is full ({folder}: {error}). Calls pause, nothing is lost, and all "
+        "goes on when there is room: delete files there, or old jobs (burla jobs, burla job delete ID).",
+        path=folder,
+    )
+
+
+def _deleted(operations: list[Operation]) -> list[DeleteJob]:
+    return [operation for operation in operations if isinstance(operation, DeleteJob)]
 
 
 def _call_all(callbacks: list[Callable[[], None]]) -> None:

@@ -53,12 +53,14 @@ class Follower:
                     with interruptible():
                         values = self._values(event)
                     if values is not None:
+                        self.outcome.results += len(values)
                         yield event, values
                 else:
                     self.outcome.note(event)
                     if isinstance(event, Notice):
                         self._view.say(event.text, always=True)
             self._view.update(self._progress, time.monotonic())
+        self.outcome.check(self._job.total)
 
     def _next_batch(self, batches: Iterator[Any]) -> Any:
         for batch in batches:

@@ -254,7 +254,10 @@ class Job:
                 except StoreDamaged:
                     outcome.lose(event.start, event.stop)
                     continue
+                outcome.results += event.stop - event.start
                 yield event.start, load_results(event, data)
+        if self._snapshot is not None:
+            outcome.check(self._snapshot.total)
 
     def _batches(
         self, kinds: Kind, index: int | None = None, follow: bool = True, timeout_s: float | None = None

@@ -17,8 +17,10 @@ class Outcome:
 
     def __init__(self, job_id: str):
         self.over = False
+        self.results = 0  # so many were read
         self._job_id = job_id
         self._failure: BaseException | None = None
+        self._done = False
         self._lost = Ranges()
 
     def note(self, event: Event) -> None:
@@ -30,10 +32,20 @@ class Outcome:
                 self.lose(start, stop)
             case Ended(state, error):
                 self.over = True
+                self._done = state is JobState.DONE
                 if self._failure is None and state is not JobState.DONE and error is not None:
                     self._failure = pickle.loads(error)
                 elif self._failure is None and state is JobState.CANCELLED:
                     self._failure = JobCancelled(f"job {self._job_id} was stopped")
+
+    def check(self, total: int) -> None:
+        """A job was read to its end: if it is done, all results must have come, whatever the store says."""
+        if self._done and self._failure is None and not self._lost and self.results != total:
+            self._failure = StoreDamaged(
+                f"job {self._job_id}: {total - self.results:,} of its {total:,} results are missing in the store. "
+                "burla_results of this error has the others; job.retry_failed() computes these again.",
+                job=self._job_id,
+            )
 
     def lose(self, start: int, stop: int) -> None:
         """Note that the outcome of these calls cannot be read any more."""

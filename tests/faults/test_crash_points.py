@@ -13,11 +13,12 @@ from burla.head.crashpoints import VARIABLE
 from tests.conftest import Home, Ledger, cluster_processes, process_kind, wait_until
 
 HEAD = Path(burla.__file__).parent / "head"
-POINTS = sorted({name for path in HEAD.glob("*.py") for name in re.findall(r'reach\("([^"]+)"\)', path.read_text())})
+OPENING = {"store.in_replace"}  # is reached when a damaged store is opened: see tests/head/test_store_crashes.py
+FOUND = {name for path in HEAD.glob("*.py") for name in re.findall(r'reach\("([^"]+)"\)', path.read_text())}
 
 
 @pytest.mark.parametrize("time", [1, 4])
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", sorted(FOUND - OPENING))
 def test_a_head_killed_at_a_crash_point_costs_nothing(
     own_home: Home,
     monkeypatch: pytest.MonkeyPatch,

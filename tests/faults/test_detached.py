@@ -213,6 +213,30 @@ def test_a_damaged_database_is_set_aside_and_jobs_that_are_whole_go_on(own_home:
     assert burla.jobs().remarks == listed.remarks, "said again after a restart"
 
 
+def test_results_that_vanished_from_the_store_are_missed_and_computed_again(own_home: Home, ledger: Ledger):
+    write = ledger.writer()
+
+    def call(x: int) -> int:
+        import time
+
+        write(x)
+        time.sleep(0.06)  # longer than a time box: a row for each
+        return x * x
+
+    job = burla.submit(call, range(6))
+    assert job.results(timeout_s=30) == [x * x for x in range(6)]
+    end_cluster(own_home.environ)
+    connection = sqlite3.connect(store_folder(own_home) / "store.db")
+    connection.execute("DELETE FROM events WHERE kind = 1 AND start = 3")
+    connection.commit()
+    connection.close()
+    with pytest.raises(burla.StoreDamaged, match="1 of its 6 results are missing") as caught:
+        burla.attach(job.id).results()
+    assert caught.value.burla_results == {x: x * x for x in range(6) if x != 3}
+    assert caught.value.burla_job.retry_failed().results(timeout_s=30) == [x * x for x in range(6)]
+    assert Counter(ledger.entries()) == Counter({str(x): 1 + (x == 3) for x in range(6)})
+
+
 def test_a_store_of_another_version_is_named_and_left_alone(own_home: Home):
     assert burla.submit(abs, [-1]).results(timeout_s=30) == [1]
     end_cluster(own_home.environ)

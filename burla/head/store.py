@@ -424,9 +424,11 @@ class Store:
             "SELECT key, kind, start, stop, detail, form, file, crc FROM events "
             "WHERE key >= ? AND key < ? AND (kind IN (4, 8, 16)) IS NOT 1"
         )
+        outcomes: list[tuple[int, int, bool]] = []
         for key, kind, start, stop, detail, form, file, crc in self._here.execute(sql, keys):
             check_facts(form, file, crc, key, kind, start, stop, detail)
-            replay.outcomes.append((start, stop, kind == Kind.FAILURE))
+            outcomes.append((start, stop, kind == Kind.FAILURE))
+        replay.outcomes = _merged(outcomes)
         sql = "SELECT count(*), max(key) FROM events WHERE key >= ? AND key < ?"
         count, last = self._here.execute(sql, keys).fetchone()
         if count and count != number_of(last) + 1:
@@ -449,6 +451,16 @@ class Store:
 
     async def _read(self, read: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._reader, read)
+
+
+def _merged(outcomes: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
+    """Return outcomes in order, as few as can be: of a million calls there may be a million rows."""
+    merged: list[tuple[int, int, bool]] = []
+    for start, stop, failed in sorted(outcomes):
+        if merged and merged[-1][1:] == (start, failed):
+            start = merged.pop()[0]
+        merged.append((start, stop, failed))
+    return merged
 
 
 def _damaged(number: int, what: str, why: object, start: int = 0, stop: int = 0, job: str = "") -> StoreDamaged:

@@ -14,6 +14,7 @@ from burla.head import crashpoints
 from burla.head.head import Head
 from burla.head.history import History
 from burla.head.members import Session
+from burla.head.renewal import Renewal
 from burla.protocol import (
     PROTOCOL_VERSION,
     AddInputs,
@@ -56,6 +57,7 @@ class Service:
     def __init__(self, head: Head, idle_after_s: float | None, stop: Callable[[], None], supervised: bool):
         self.head = head
         self.history = History(head)
+        self.renewal = Renewal(head, self.history)
         self.supervised = supervised  # ended by its machine alone, and started again: also what the user is told
         self.idle_after_s = idle_after_s
         self.closing = False
@@ -241,7 +243,7 @@ class Connection:
             case Delete(job_id):
                 await self._history.delete(job_id)
             case Retry():
-                await self._history.retry(message, session)
+                await self._service.renewal.retry(message, session)
             case GetJob():
                 return await self._history.info(message)
             case ListJobs():
@@ -261,7 +263,7 @@ class Connection:
         job = self._head.job(message.job)
         self._head.add_inputs(job, message.blocks, last=message.total is not None and message.resume is None)
         if message.resume is not None:
-            await self._history.adopt(job, message.resume)
+            await self._service.renewal.adopt(job, message.resume)
         await self._head.store.committed()
         crashpoints.reach("head.before_inputs_reply")
 

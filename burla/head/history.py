@@ -1,21 +1,12 @@
-"""Jobs as the store knows them: ended ones are read from it, listed, deleted, and begun anew with what they have."""
+"""Jobs as the store knows them: ended ones are read from it, listed, deleted."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from dataclasses import replace
-
-from burla import blobs, config, serialize
+from burla import config
 from burla.errors import JobUnfinished, UnknownJob
-from burla.head import jobs
 from burla.head.head import Head
-from burla.head.members import Session
-from burla.head.running import RunningJob
 from burla.head.store import Store, StoredJob
 from burla.protocol import (
-    BLOB_BYTES,
-    Blob,
     Ended,
     Events,
     GetJob,
@@ -23,14 +14,9 @@ from burla.protocol import (
     Inputs,
     JobInfo,
     JobList,
-    JobState,
-    Kind,
     ListJobs,
     Poll,
     PutPiece,
-    Results,
-    Resume,
-    Retry,
     Snapshot,
 )
 
@@ -41,7 +27,6 @@ class History:
     def __init__(self, head: Head):
         self._head = head
         self._store: Store = head.store
-        self._copying = asyncio.Lock()  # what is asked again after a break must not be done twice at once
 
     # reading
 
@@ -129,7 +114,7 @@ class History:
 
     async def delete(self, job_id: str) -> None:
         """Delete a job. Raises UnknownJob, JobUnfinished."""
-        stored = await self._ended(job_id, "delete")
+        stored = await self.ended(job_id, "delete")
         self._head.jobs.pop(stored.spec.id, None)
         self._store.delete_job(stored.number)
         await self._store.committed()
@@ -140,70 +125,8 @@ class History:
             self._head.jobs.pop(stored.spec.id, None)
             self._store.delete_job(stored.number)
 
-    async def retry(self, message: Retry, session: Session) -> None:
-        """Begin a job anew that has ended, with the results it has. Raises UnknownJob, JobUnfinished, StoreDamaged."""
-        async with self._copying:
-            job = self._head.jobs.get(message.id)
-            if job is None and self._store.knows(message.id):
-                return  # asked again after a break
-            stored = await self._ended(message.job, "retry")
-            if job is None:
-                job = await self._begin_anew(message, stored, session)
-            if job.state is JobState.RECEIVING:
-                await self._copy_inputs(job, stored)
-                await self._adopt(job, stored, ((0, stored.status.total),))
-                self._head.start(job)
-        await self._store.committed()
-
-    async def _begin_anew(self, message: Retry, stored: StoredJob, session: Session) -> RunningJob:
-        spec = (await self._store.with_function(stored)).spec
-        function = spec.function if message.function is None else message.function
-        spec = replace(spec, id=message.id, resumed=spec.id, function=function, detach=True, parent=None, depth=0)
-        job = self._head.new_job(spec, session)
-        if isinstance(function, Blob):
-            self._store.link_blob(stored.number, job.number, function, job.durable)
-        return job
-
-    async def _copy_inputs(self, job: RunningJob, stored: StoredJob) -> None:
-        while job.core.total < stored.status.total:
-            blocks = tuple(await self._store.blocks(stored.number, job.core.total))
-            for block in blocks:
-                if isinstance(block.payload, Blob):
-                    self._store.link_blob(stored.number, job.number, block.payload, job.durable)
-            self._head.add_inputs(job, blocks, last=False)
-            await self._store.committed()
-
-    async def adopt(self, job: RunningJob, resume: Resume) -> None:
-        """Take results of another job over, of the same inputs, and start. Raises UnknownJob, JobUnfinished."""
-        async with self._copying:
-            if job.state is JobState.RECEIVING:
-                await self._adopt(job, await self._ended(resume.job, "resume"), resume.ranges)
-                self._head.start(job)
-
-    async def _adopt(self, job: RunningJob, source: StoredJob, ranges: tuple[tuple[int, int], ...]) -> None:
-        after = 0
-        while after < source.events:
-            events, after = await self._store.events(source.number, after, Kind.RESULTS)
-            for event in events:
-                if isinstance(event, Results):
-                    for start, stop in _overlaps(event, ranges):
-                        if job.core.pending.covers(start, stop):  # not yet taken over, before a break
-                            await self._take_over(job, source, event, start, stop)
-            await self._store.committed()
-
-    async def _take_over(self, job: RunningJob, source: StoredJob, results: Results, start: int, stop: int) -> None:
-        payload = results.payload
-        if (start, stop) != (results.start, results.stop):
-            whole = await blobs.fetch(self.piece, source.spec.id, payload)
-            payload = serialize.cut_results(whole, start - results.start, stop - results.start)
-            if len(payload) >= BLOB_BYTES:
-                payload = await blobs.put(self.piece, job.spec.id, payload)
-        elif isinstance(payload, Blob):
-            self._store.link_blob(source.number, job.number, payload, job.durable)
-        job.record(Results(start, stop, results.each, payload))
-        self._head.apply(job, jobs.Adopted(start, stop))
-
-    async def _ended(self, job_id: str, verb: str) -> StoredJob:
+    async def ended(self, job_id: str, verb: str) -> StoredJob:
+        """Return a job that is to be deleted, retried or resumed. Raises UnknownJob, JobUnfinished."""
         stored = await self.stored(job_id)
         running = self._head.jobs.get(stored.spec.id)
         state = stored.status.state if running is None else running.state
@@ -231,13 +154,6 @@ def expired(stored: list[StoredJob], now_s: float, keep_s: float, limit_bytes: i
         else:
             used += one.size_bytes
     return gone
-
-
-def _overlaps(results: Results, ranges: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, int]]:
-    for start, stop in ranges:
-        start, stop = max(start, results.start), min(stop, results.stop)
-        if start < stop:
-            yield start, stop
 
 
 def _snapshot(stored: StoredJob) -> Snapshot:

@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import logging
 import sqlite3
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,6 +76,7 @@ class Store:
         self._files = Files(folder / "files")
         self._jobs = found.jobs
         self._status: dict[int, Status] = {}
+        self._ids: dict[int, str] = {}  # of jobs that were seen, to name them
         self._sizes: dict[int, int] = dict(found.sizes)
         self._grown: set[int] = set()  # jobs whose size has changed since it was written
         self._batch = Batch()
@@ -132,6 +134,7 @@ class Store:
         if function.content is not None and function.file is not None:
             self._put(WriteFile(number, function.file, function.content), durable)
         self._status[number] = status = Status()
+        self._ids[number] = spec.id
         self._put(Sql(_ADD_JOB, (*row, *function.columns, *records.dump_status(number, status))), durable)
         self._put(Sql("UPDATE meta SET jobs = ?", (number,)), durable)
         self._grow(number, len(text) + _size(spec.function))
@@ -190,18 +193,19 @@ class Store:
         self._grow(number, len(data))
         await self._committed(done)
 
-    def link_blob(self, source: int, target: int, blob: Blob, durable: bool) -> None:
-        """Give another job the same blob."""
+    async def link_blob(self, source: int, target: int, blob: Blob, durable: bool) -> None:
+        """Give another job the same blob. Raises StoreDamaged if it is gone, ClusterLost."""
         self._files.path(target, blob.id)
-        self._put(LinkFile(source, target, blob.id), durable)
-        row = (target, blob.id, blob.size_bytes)
-        self._put(Sql("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)", row), durable)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._put(LinkFile(source, target, blob.id, blob.size_bytes, done), durable)
         self._grow(target, blob.size_bytes)
+        await self._committed(done)
 
     def delete_job(self, number: int) -> None:
         """Delete a job, its rows and its files."""
         self._status.pop(number, None)
         self._sizes.pop(number, None)
+        self._ids.pop(number, None)
         self._grown.discard(number)
         self._put(DeleteJob(number, delete_statements(number)), False)
 
@@ -311,12 +315,14 @@ class Store:
                 found.append(records.load_block(row, lambda name: self._files.read(number, name)))
             except (Damaged, OSError) as error:
                 first, count = number_of(row[0]), row[1]
-                raise _damaged(number, f"inputs {first} to {first + count - 1}", error, first, first + count) from error
+                raise self._damaged(
+                    number, f"inputs {first} to {first + count - 1}", error, first, first + count
+                ) from error
             size += _size(found[-1].payload)
             if size >= limit_bytes:
                 break
         if not found or found[0].first + found[0].count <= index:
-            raise _damaged(number, f"input {index}", "it is missing", index, index + 1)
+            raise self._damaged(number, f"input {index}", "it is missing", index, index + 1)
         return found
 
     async def piece(self, number: int, blob_id: str, offset_bytes: int) -> bytes:
@@ -326,12 +332,27 @@ class Store:
             try:
                 data = self._files.read_piece(number, blob_id, offset_bytes)
             except OSError as error:
-                raise _damaged(number, f"value {blob_id}", error) from error
+                raise self._damaged(number, f"value {blob_id}", error) from error
             if not data:
-                raise _damaged(number, f"value {blob_id}", f"it ends after {offset_bytes} bytes")
+                raise self._damaged(number, f"value {blob_id}", f"it ends after {offset_bytes} bytes")
             return data
 
         return await self._read(read)
+
+    async def check_blob(self, number: int, blob: Blob) -> None:
+        """Read a blob through. Raises StoreDamaged if it is not what was written."""
+
+        def read() -> None:
+            size = crc = 0
+            try:
+                while data := self._files.read_piece(number, blob.id, size):
+                    size, crc = size + len(data), zlib.crc32(data, crc)
+            except OSError as error:
+                raise self._damaged(number, f"value {blob.id}", error) from error
+            if (size, crc) != (blob.size_bytes, blob.crc):
+                raise self._damaged(number, f"value {blob.id}", "its checksum is wrong")
+
+        await self._read(read)
 
     async def with_function(self, job: StoredJob) -> StoredJob:
         """Return a job with its function. Raises StoreDamaged."""
@@ -339,11 +360,11 @@ class Store:
         def read() -> Payload:
             row = self._connection.execute(f"{_JOB} WHERE number = ?", (job.number,)).fetchone()
             if row is None:
-                raise _damaged(job.number, "its function", "it was deleted")
+                raise self._damaged(job.number, "its function", "it was deleted")
             try:
                 return records.load_function(row, lambda name: self._files.read(job.number, name))
             except (Damaged, OSError) as error:
-                raise _damaged(job.number, "its function", error) from error
+                raise self._damaged(job.number, "its function", error) from error
 
         return replace(job, spec=replace(job.spec, function=await self._read(read)))
 
@@ -353,6 +374,8 @@ class Store:
 
     async def find(self, job_id: str) -> StoredJob | None:
         """Return the job with this id, or the only one whose id begins so. Raises StoreDamaged."""
+        if not job_id:
+            return None  # the beginning of all
         where = "WHERE id >= ? AND id < ? ORDER BY id LIMIT 2"
         found = await self._read(lambda: self._stored(self._connection, where, (job_id, job_id + "\U0010ffff")))
         exact = [job for job in found if job.spec.id == job_id]
@@ -367,6 +390,7 @@ class Store:
         for row in connection.execute(f"{_JOB} {where}", values).fetchall():
             try:
                 stored.append(records.load_job(connection, row))
+                self._ids[stored[-1].number] = stored[-1].spec.id
             except Damaged as error:
                 log.warning("job %s of the store: %s", row[1], error)
         return stored
@@ -401,7 +425,7 @@ class Store:
             try:
                 read(replay)
             except (Damaged, OSError) as error:
-                replay.damage = _damaged(job.number, what, error, job=job.spec.id)
+                replay.damage = self._damaged(job.number, what, error)
         return replay
 
     def _replay_blocks(self, replay: Replay) -> None:
@@ -449,6 +473,16 @@ class Store:
         row = self._here.execute(f"{_JOB} WHERE number = ?", (number,)).fetchone()
         records.load_function(row, lambda name: self._files.read(number, name))
 
+    def _damaged(self, number: int, what: str, why: object, start: int = 0, stop: int = 0) -> StoreDamaged:
+        job = self._ids.get(number, f"number {number}")
+        return StoreDamaged(
+            f"what the head had stored of job {job} cannot be read any more: {what}: {why}. "
+            "Other jobs are not concerned.",
+            job=job,
+            start=start,
+            stop=stop,
+        )
+
     async def _read(self, read: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._reader, read)
 
@@ -461,16 +495,6 @@ def _merged(outcomes: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]
             start = merged.pop()[0]
         merged.append((start, stop, failed))
     return merged
-
-
-def _damaged(number: int, what: str, why: object, start: int = 0, stop: int = 0, job: str = "") -> StoreDamaged:
-    name = job or f"number {number}"
-    return StoreDamaged(
-        f"what the head had stored of job {name} cannot be read any more: {what}: {why}. Other jobs are not concerned.",
-        job=name,
-        start=start,
-        stop=stop,
-    )
 
 
 def _size(payload: Payload) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from burla.errors import BlobBroken, BurlaError, ClusterLost, StoreBusy, StoreFull
+from burla.errors import BlobBroken, BurlaError, ClusterLost, StoreBusy, StoreDamaged, StoreFull
 from burla.head import crashpoints, records
 from burla.head.files import Files
 
@@ -46,9 +46,13 @@ class WriteFile:
 
 @dataclass(frozen=True, slots=True)
 class LinkFile:
+    """The blob of another job, which may have been deleted, or damaged: that concerns who asks alone."""
+
     source: int
     target: int
     name: str
+    size_bytes: int
+    done: asyncio.Future[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +209,8 @@ class Writer:
                     statements.append(operation)
                 case WriteFile(job, name, data):
                     self._files.write(job, name, data, batch.durable)
-                case LinkFile(source, target, name):
-                    # without its file the value is damaged in both jobs, which is said to who reads it
-                    with contextlib.suppress(FileNotFoundError):
-                        self._files.link(source, target, name, batch.durable)
+                case LinkFile():
+                    statements += self._link(operation, batch.durable)
                 case SyncFiles(job):
                     self._files.sync(job)
                 case Append():
@@ -221,6 +223,15 @@ class Writer:
                     pass
         if statements:
             self._commit(statements, batch.durable)
+
+    def _link(self, link: LinkFile, durable: bool) -> list[Sql]:
+        try:
+            self._files.link(link.source, link.target, link.name, durable)
+        except FileNotFoundError as error:
+            text = f"a value of {link.size_bytes:,} bytes that the head had stored is gone ({error.filename})"
+            self._call(_refuse, link.done, StoreDamaged(text, path=error.filename))
+            return []
+        return [Sql("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)", (link.target, link.name, link.size_bytes))]
 
     def _append(self, piece: Append, durable: bool) -> list[Sql]:
         if not piece.tried:

@@ -184,9 +184,13 @@ class Lease:
         try:
             await self._run(slot, calls)
         except Exception as error:
-            log.exception("running calls of job %s", self._spec.id)
-            failure = BurlaError(f"burla failed to run this call: {error!r}. Please report this.")
+            failure = error
+            if not isinstance(error, BurlaError):  # such as StoreDamaged, of what the call needs
+                log.exception("running calls of job %s", self._spec.id)
+                failure = BurlaError(f"burla failed to run this call: {error!r}. Please report this.")
+            self._failed = self._spec.on_error == "raise"
             self._put(Failure(calls[0].start, serialize.dump_exception(failure, calls[0].start)))
+            self._requeue(_cut(calls, 1, sum(one.stop - one.start for one in calls)))
             slot.let_go()
         finally:
             telling.cancel()

@@ -276,14 +276,19 @@ async def test_a_blob_outlives_the_job_that_it_was_linked_from(folder: Path):
         new = store.add_job(spec("new"), "session", 1.5, True)
         blob = await put_blob(store, old, "b10b", data)
         for _ in range(2):  # a message may be sent again
-            store.link_blob(old, new, blob, True)
+            await store.link_blob(old, new, blob, True)
         store.delete_job(old)
         await store.committed()
         assert await get_blob(store, new, blob) == data
         with pytest.raises(StoreDamaged):
             await store.piece(old, blob.id, 0)
+        with pytest.raises(StoreDamaged, match="is gone"):
+            await store.link_blob(old, store.add_job(spec("newer"), "session", 1.5, True), blob, True)
     async with opened(folder) as store:
         assert await get_blob(store, new, blob) == data
+        await store.check_blob(new, blob)
+        with pytest.raises(StoreDamaged, match=r"job new .* checksum"):
+            await store.check_blob(new, replace(blob, crc=blob.crc ^ 1))
 
 
 # commits

@@ -197,13 +197,13 @@ async def test_a_job_whose_value_is_linked_while_the_disk_is_full_may_be_deleted
         blob = await put_blob(store, old, "b10b", content(1_000_000))
         disk.fill()
         store.add_event(new, 0, Results(0, 1, False, content(FILE_BYTES)), True)
-        store.link_blob(old, new, blob, True)
+        linking = asyncio.ensure_future(store.link_blob(old, new, blob, True))
         await until(lambda: told.full)
         store.delete_job(old)
         await asyncio.sleep(0.2)
         disk.make_room()
         async with asyncio.timeout(20):
-            await store.committed()
+            await linking
         assert told.broken == []
         assert await get_blob(store, new, blob) == content(1_000_000)
         assert await store.find("old") is None

@@ -30,13 +30,14 @@ _NEW = ".new"  # of a store that is to replace a damaged one
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an opened store begins with. `jobs`: the highest number of a job so far; `sizes`: of jobs, by number."""
+    """What an opened store begins with. `jobs`: the highest number of a job so far; `sizes`, `ids`: by number."""
 
     epoch: int
     remarks: tuple[str, ...]
     lock: int
     jobs: int
     sizes: dict[int, int]
+    ids: dict[int, str]
 
 
 def open_store(folder: Path) -> Found:
@@ -169,9 +170,10 @@ def _begin(folder: Path, lock: int) -> Found:
             files.remove_orphans(job, _files_of(connection, job))
         files.remove_strangers(sizes)
         (folder / "tail").unlink(missing_ok=True)
+        ids = dict(connection.execute("SELECT number, id FROM jobs").fetchall())
         epoch, jobs = connection.execute("SELECT epoch, jobs FROM meta").fetchone()
         remarks = tuple(text for (text,) in connection.execute("SELECT text FROM remarks ORDER BY at_s"))
-        return Found(epoch, remarks, lock, max([jobs, *sizes]), sizes)
+        return Found(epoch, remarks, lock, max([jobs, *sizes]), sizes, ids)
     finally:
         connection.close()
 

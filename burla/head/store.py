@@ -76,7 +76,7 @@ class Store:
         self._files = Files(folder / "files")
         self._jobs = found.jobs
         self._status: dict[int, Status] = {}
-        self._ids: dict[int, str] = {}  # of jobs that were seen, to name them
+        self._ids: dict[int, str] = dict(found.ids)
         self._sizes: dict[int, int] = dict(found.sizes)
         self._grown: set[int] = set()  # jobs whose size has changed since it was written
         self._batch = Batch()
@@ -390,7 +390,6 @@ class Store:
         for row in connection.execute(f"{_JOB} {where}", values).fetchall():
             try:
                 stored.append(records.load_job(connection, row))
-                self._ids[stored[-1].number] = stored[-1].spec.id
             except Damaged as error:
                 log.warning("job %s of the store: %s", row[1], error)
         return stored

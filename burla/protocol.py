@@ -286,9 +286,10 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop the job. Reply: None, once no call of it runs."""
+    """Stop the job; `if_attached`: unless it is detached meanwhile. Reply: None, once no call of it runs."""
 
     job: str
+    if_attached: bool = False
 
 
 @dataclass(frozen=True, slots=True)

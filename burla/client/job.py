@@ -186,9 +186,11 @@ class ClientJob:
     # the end
 
     def stop(self) -> None:
-        """Stop the job, and return when no call of it runs any more, or after `CANCEL_S`."""
+        """Stop the job unless it is detached, and return when no call of it runs any more, or after `CANCEL_S`."""
         try:
-            self._connection.begin(self._connection.ask_once(Cancel(self.id))).result(timeout=CANCEL_S)
+            self._connection.begin(self._connection.ask_once(Cancel(self.id, if_attached=True))).result(
+                timeout=CANCEL_S
+            )
         except (ClusterLost, UnknownJob):
             log.info("job %s has ended with its cluster, or is another process's", self.id)
         except TimeoutError:

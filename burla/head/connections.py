@@ -222,19 +222,15 @@ class Connection:
                 if message.spec.id not in head.jobs and not head.store.knows(message.spec.id):
                     head.submit(message, session)
                 events = await self._history.poll(Poll(message.spec.id, 0, wait_s))
-                await head.store.committed()  # what follows is about a job that a head started again knows
+                if not events.next:
+                    await head.written()  # what follows is about a job that a head started again knows
                 return events
             case AddInputs():
                 await self._add_inputs(message)
             case Poll():
                 return await self._history.poll(message)
-            case Cancel(job_id):
-                if job_id in head.jobs:
-                    job = head.jobs[job_id]
-                    head.cancel(job, JobCancelled(f"job {job_id} was cancelled"))
-                    await job.over.wait()
-                else:
-                    await self._history.stored(job_id)  # it has ended, or there is none
+            case Cancel():
+                await self._cancel(message)
             case Forget(job_id):
                 if job_id in head.jobs:
                     head.forget(head.jobs[job_id])
@@ -264,8 +260,16 @@ class Connection:
         self._head.add_inputs(job, message.blocks, last=message.total is not None and message.resume is None)
         if message.resume is not None:
             await self._service.renewal.adopt(job, message.resume)
-        await self._head.store.committed()
+        await self._head.written()
         crashpoints.reach("head.before_inputs_reply")
+
+    async def _cancel(self, message: Cancel) -> None:
+        job = self._head.jobs.get(message.job)
+        if job is None:
+            await self._history.stored(message.job)  # it has ended, or there is none
+        elif not (message.if_attached and job.detached):
+            self._head.cancel(job, JobCancelled(f"job {message.job} was cancelled"))
+            await job.over.wait()
 
     async def _detach(self, job_id: str) -> None:
         job = self._head.jobs.get(job_id)

@@ -77,24 +77,31 @@ class Files:
         if offset_bytes == 0:
             size, so_far = 0, 0
         if offset_bytes != size or (size and not part.exists()):
+            self._give_up(path)
             raise BlobBroken(f"piece at {offset_bytes} of a blob of which {size} bytes are here")
-        with open(part, "r+b" if size else "wb", opener=_private) as file:
-            file.seek(size)  # what a full disk has cut off is written again
-            file.write(data)
-            file.truncate()
-            file.flush()
-            size, so_far = size + len(data), zlib.crc32(data, so_far)
-            self._growing[path] = size, so_far
-            if crc is None:
-                return None
-            if durable:
-                os.fsync(file.fileno())
+        try:
+            with open(part, "ab" if size else "wb", opener=_private) as file:
+                file.write(data)
+                file.flush()
+                if durable and crc is not None:
+                    os.fsync(file.fileno())
+        except OSError:
+            self._give_up(path)  # it comes again under another name: its beginning would only take room
+            raise
+        size, so_far = size + len(data), zlib.crc32(data, so_far)
+        self._growing[path] = size, so_far
+        if crc is None:
+            return None
         del self._growing[path]
         if so_far != crc:
             part.unlink()
             raise BlobBroken("a blob arrived with a wrong checksum")
         self._finish(job, part, path, durable)
         return size
+
+    def _give_up(self, path: Path) -> None:
+        self._growing.pop(path, None)
+        path.with_suffix(PART).unlink(missing_ok=True)
 
     def link(self, source: int, target: int, name: str, durable: bool) -> None:
         """Give another job the same file. Raises OSError."""

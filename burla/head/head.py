@@ -69,6 +69,7 @@ class Head:
         self.sessions: dict[str, Session] = {}
         self.last_active = time.monotonic()
         self.full: StoreFull | None = None
+        self._is_full = asyncio.Event()
         self.awaited: set[str] = set()  # nodes of before a restart: what they still run must not begin elsewhere
         self._changed = changed
         self._placing = False
@@ -86,10 +87,23 @@ class Head:
     def set_full(self, error: StoreFull | None) -> None:
         """The disk is full: nothing new begins, and who waits is told; with None, all goes on."""
         self.full = error
+        (self._is_full.clear if error is None else self._is_full.set)()
         for job in self.jobs.values():
             job.remark = None if error is None else str(error)
             job.journal.wake()
         self._resume()
+
+    async def written(self) -> None:
+        """Return when all that was taken is in the store. Raises StoreFull, at once, and ClusterLost."""
+        written, full = asyncio.ensure_future(self.store.committed()), asyncio.ensure_future(self._is_full.wait())
+        try:
+            await asyncio.wait([written, full], return_when=asyncio.FIRST_COMPLETED)
+            if self.full is not None and not written.done():
+                raise self.full
+            await written
+        finally:
+            written.cancel()
+            full.cancel()
 
     def _resume(self) -> None:
         if not self.paused:
@@ -106,8 +120,10 @@ class Head:
             raise UnknownJob(f"the cluster runs no job {job_id}: was it deleted, or is it another cluster's?") from None
 
     def submit(self, message: Submit, session: Session) -> None:
-        """Take a new job. Raises NoCompatibleNodes at once if there are nodes and none fits."""
+        """Take a new job. Raises NoCompatibleNodes at once if there are nodes and none fits; StoreFull."""
         spec = message.spec
+        if self.full is not None:
+            raise self.full
         if session.node is not None:
             spec = replace(spec, depth=session.depth + 1, parent=session.parent)
             if spec.depth > MOST_DEPTH:
@@ -470,7 +486,8 @@ class Head:
             self._without_nodes = now
         for job in list(self.jobs.values()):
             job.note_rate(now)
-            if job.over_since is not None and now - job.over_since > REMEMBER_S:
+            written = job.journal.shown == job.journal.length
+            if job.over_since is not None and now - job.over_since > REMEMBER_S and written:
                 self.drop(job)
             waited_s = now - max(job.created, self._without_nodes)
             waits = job.state in (JobState.WAITING, JobState.RUNNING) and not job.detached

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from burla import config
-from burla.errors import JobUnfinished, UnknownJob
+from burla.errors import BurlaError, JobUnfinished, UnknownJob
 from burla.head.head import Head
-from burla.head.store import Store, StoredJob
+from burla.head.records import StoredJob
+from burla.head.store import Store
 from burla.protocol import (
     Ended,
     Events,
@@ -54,6 +55,10 @@ class History:
         stored = await self.stored(poll.job)
         events, number = await self._store.events(stored.number, poll.after, poll.kinds, poll.index)
         if not events and number >= stored.events:  # whatever has become of the row that says so
+            if not stored.status.state.ended:
+                raise BurlaError(
+                    f"burla failed at the head: job {poll.job} neither runs nor has ended. Please report this."
+                )
             events = [Ended(stored.status.state, stored.status.error)]
         return Events(tuple(events), number, _snapshot(stored))
 
@@ -82,10 +87,14 @@ class History:
 
     async def list(self, message: ListJobs) -> JobList:
         """Return the jobs that there are, newest first."""
-        infos = (self._info(stored) for stored in await self._store.jobs() if stored.spec.parent is None)
-        wanted = [info for info in infos if not message.states or info.snapshot.state in message.states]
+
+        def wanted(stored: StoredJob) -> bool:
+            running = self._head.jobs.get(stored.spec.id)
+            state = stored.status.state if running is None else running.state
+            return stored.listed and (not message.states or state in message.states)
+
         return JobList(
-            jobs=tuple(wanted[: message.limit]),
+            jobs=tuple([self._info(stored) for stored in await self._store.jobs(wanted, message.limit)]),
             keep_s=config.keep_s(),
             used_bytes=self._store.used_bytes,
             limit_bytes=config.store_limit_bytes(),

@@ -96,6 +96,11 @@ class StoredJob:
     size_bytes: int
     events: int
 
+    @property
+    def listed(self) -> bool:
+        """Whether it is a job of a user, and not of a call that waits for it."""
+        return self.spec.parent is None or self.status.detached
+
 
 def first_key(job: int) -> int:
     return job << SHIFT

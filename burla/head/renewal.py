@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
 from burla import blobs, serialize
-from burla.errors import BurlaError, JobCancelled, StoreDamaged
+from burla.errors import BurlaError, JobCancelled, JobUnfinished, StoreDamaged
 from burla.head import jobs
 from burla.head.head import Head
 from burla.head.history import History
 from burla.head.members import Session
+from burla.head.records import StoredJob
 from burla.head.running import RunningJob
-from burla.head.store import StoredJob
 from burla.protocol import BLOB_BYTES, Blob, JobSpec, JobState, Kind, Payload, Results, Resume, Retry
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,12 @@ class Renewal:
             if job is None and self._store.knows(message.id):
                 return  # asked again after a break
             source = await self._history.ended(message.job, "retry")
+            if not source.status.complete:
+                raise JobUnfinished(
+                    f"not all inputs of job {source.spec.id} had arrived when it ended, so it cannot be retried. "
+                    f"Submit it again: resume={source.spec.id!r} takes over what it has.",
+                    job=source.spec.id,
+                )
             if job is None:
                 job = self._head.new_job(await self._spec(message, source), session)
             if job.state is JobState.RECEIVING:

@@ -11,8 +11,8 @@ from burla.head import jobs
 from burla.head.head import Head
 from burla.head.journal import Journal
 from burla.head.members import Session
+from burla.head.reader import Replay
 from burla.head.running import RunningJob
-from burla.head.store import Replay
 from burla.protocol import JobState
 
 log = logging.getLogger(__name__)

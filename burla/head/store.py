@@ -1,25 +1,23 @@
 """The head's durable record of jobs: a database for small things, files for large ones.
 
 Everything here is called in the thread of the head's loop. What is written is queued, handed over once for each turn of
-the loop, and committed in groups by the writer's thread; what is read comes from a thread of its own, and is committed.
+the loop, and committed in groups by the writer's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import logging
-import sqlite3
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from burla.errors import StoreDamaged, StoreFull
+from burla.errors import StoreFull
 from burla.head import records, recovery
 from burla.head.files import Files
-from burla.head.records import Damaged, Status, StoredJob, check_facts, first_key, number_of
+from burla.head.reader import Reader, Replay, size_bytes
+from burla.head.records import Status, first_key
 from burla.head.writer import (
     Append,
     Batch,
@@ -31,52 +29,30 @@ from burla.head.writer import (
     Tell,
     WriteFile,
     Writer,
-    connect,
     delete_statements,
     lost,
 )
-from burla.protocol import MESSAGE_BYTES, Blob, Block, Event, JobSpec, Kind, Payload
+from burla.protocol import Blob, Block, Event, JobSpec
 
 log = logging.getLogger(__name__)
-
-ROWS = 20_000  # the most that one reading looks at
-_T = TypeVar("_T")
 
 _ADD_JOB = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)"
 _ADD_BLOCK = "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)"
 _ADD_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SET_STATUS = "UPDATE jobs SET status = ?, status_crc = ? WHERE number = ?"
 _SET_SIZE = "UPDATE jobs SET size_bytes = ?, size_crc = ? WHERE number = ?"
-_JOB = "SELECT * FROM jobs"
-_BLOCK = "SELECT key, count, each, form, payload, file, crc FROM blocks"
-_EVENT = "SELECT key, kind, start, stop, detail, form, payload, file, crc FROM events"
 
 
-@dataclass(slots=True)
-class Replay:
-    """What is needed to go on with a job. `damage`: why that is not possible."""
-
-    job: StoredJob
-    blocks: list[tuple[int, int]] = field(default_factory=list)  # (first, count)
-    outcomes: list[tuple[int, int, bool]] = field(default_factory=list)  # (start, stop, failed)
-    crashes: dict[int, int] = field(default_factory=dict)
-    trades: dict[str, int] = field(default_factory=dict)
-    output_bytes: int = 0
-    damage: StoreDamaged | None = None
-
-
-class Store:
+class Store(Reader):
     """See the module. `remarks`: what a user should know of it. `epoch`: how often it has been opened."""
 
     def __init__(self, folder: Path, found: recovery.Found, on_full: Any, on_broken: Any):
-        self.folder = folder
+        files = Files(folder / "files")
         self.epoch = found.epoch
         self.remarks = found.remarks
         self._lock = found.lock
-        self._files = Files(folder / "files")
         self._jobs = found.jobs
         self._status: dict[int, Status] = {}
-        self._ids: dict[int, str] = dict(found.ids)
         self._sizes: dict[int, int] = dict(found.sizes)
         self._grown: set[int] = set()  # jobs whose size has changed since it was written
         self._batch = Batch()
@@ -85,10 +61,8 @@ class Store:
         self._broken: Exception | None = None
         self._own_on_broken = on_broken
         self._waiting: set[asyncio.Future[None]] = set()
-        self._writer = Writer(folder, self._files, found.epoch, on_full, self._on_broken)
-        self._reader = concurrent.futures.ThreadPoolExecutor(1, "burla-store-reader")
-        self._connection = connect(folder, read_only=True)  # of the reader's thread
-        self._here = connect(folder, read_only=True)  # of the loop's
+        self._writer = Writer(folder, files, found.epoch, on_full, self._on_broken)
+        super().__init__(folder, files, dict(found.ids))
 
     @classmethod
     def open(
@@ -112,15 +86,19 @@ class Store:
         self._closed = True
         self._hand_over()
         self._writer.close()
-        self._reader.shutdown()
-        self._connection.close()
-        self._here.close()
+        super().close()
         recovery.unlock(self._lock)
 
     @property
     def used_bytes(self) -> int:
         """About what all jobs take."""
         return sum(self._sizes.values())
+
+    def unfinished(self) -> list[Replay]:
+        """Return the jobs that had not ended, in the order in which they came, to be gone on with."""
+        found = super().unfinished()
+        self._status |= {replay.job.number: replay.job.status for replay in found}
+        return found
 
     # writing
 
@@ -137,7 +115,7 @@ class Store:
         self._ids[number] = spec.id
         self._put(Sql(_ADD_JOB, (*row, *function.columns, *records.dump_status(number, status))), durable)
         self._put(Sql("UPDATE meta SET jobs = ?", (number,)), durable)
-        self._grow(number, len(text) + _size(spec.function))
+        self._grow(number, len(text) + size_bytes(spec.function))
         return number
 
     def update_job(self, number: int, durable: bool, **changes: Any) -> None:
@@ -154,7 +132,7 @@ class Store:
             if content is not None and name is not None:
                 self._put(WriteFile(number, name, content), durable)
             self._put(Sql(_ADD_BLOCK, row), durable)
-            self._grow(number, _size(block.payload))
+            self._grow(number, size_bytes(block.payload))
 
     def add_event(self, number: int, event_number: int, event: Event, durable: bool) -> None:
         """Add an event to a job's journal."""
@@ -254,252 +232,3 @@ class Store:
             if not done.done():
                 done.set_exception(lost(error))
         self._own_on_broken(error)
-
-    # reading
-
-    async def events(
-        self,
-        number: int,
-        after: int,
-        kinds: Kind = Kind.ALL,
-        index: int | None = None,
-        limit_bytes: int = MESSAGE_BYTES,
-    ) -> tuple[list[Event], int]:
-        """Return events of a job from number `after` on, and the number after the last one that was looked at.
-
-        One that is damaged is returned as `Lost`, or as a notice that says so.
-        """
-        return await self._read(lambda: self._events(number, after, kinds, index, limit_bytes))
-
-    def _events(
-        self, number: int, after: int, kinds: Kind, index: int | None, limit_bytes: int
-    ) -> tuple[list[Event], int]:
-        low = first_key(number)
-        last = self._connection.execute(
-            "SELECT max(key) FROM (SELECT key FROM events WHERE key >= ? AND key < ? ORDER BY key LIMIT ?)",
-            (low + after, first_key(number + 1), ROWS),
-        ).fetchone()[0]
-        if last is None:
-            return [], after
-        # what is of no kind is damaged, and may have been of any
-        where = "key >= ? AND key <= ? AND ((kind & ?) IS NOT 0 OR kind NOT IN (1, 2, 4, 8, 16))"
-        values = [low + after, last, int(kinds)]
-        if index is not None:
-            where, values = f"{where} AND start <= ? AND ? < stop", [*values, index, index]
-        events: list[Event] = []
-        size = 0
-        for row in self._connection.execute(f"{_EVENT} WHERE {where} ORDER BY key", values):
-            events.append(records.load_event(row, lambda name: self._files.read(number, name)))
-            size += _event_size(events[-1])
-            if size >= limit_bytes:
-                return events, number_of(row[0]) + 1
-        return events, number_of(last) + 1
-
-    async def blocks(self, number: int, index: int, limit_bytes: int = MESSAGE_BYTES) -> list[Block]:
-        """Return blocks of a job, the first of them with input `index`. Raises StoreDamaged."""
-        return await self._read(lambda: self._blocks(self._connection, number, index, limit_bytes))
-
-    def block_now(self, number: int, first: int) -> Block:
-        """Return the block whose first input is `first`. Raises StoreDamaged."""
-        return self._blocks(self._here, number, first, 1)[0]
-
-    def _blocks(self, connection: sqlite3.Connection, number: int, index: int, limit_bytes: int) -> list[Block]:
-        low = first_key(number)
-        sql = (
-            f"{_BLOCK} WHERE key >= (SELECT max(key) FROM blocks WHERE key >= ? AND key <= ?) AND key < ? ORDER BY key"
-        )
-        found: list[Block] = []
-        size = 0
-        for row in connection.execute(sql, (low, low + index, first_key(number + 1))):
-            try:
-                found.append(records.load_block(row, lambda name: self._files.read(number, name)))
-            except (Damaged, OSError) as error:
-                first, count = number_of(row[0]), row[1]
-                raise self._damaged(
-                    number, f"inputs {first} to {first + count - 1}", error, first, first + count
-                ) from error
-            size += _size(found[-1].payload)
-            if size >= limit_bytes:
-                break
-        if not found or found[0].first + found[0].count <= index:
-            raise self._damaged(number, f"input {index}", "it is missing", index, index + 1)
-        return found
-
-    async def piece(self, number: int, blob_id: str, offset_bytes: int) -> bytes:
-        """Return at most `MESSAGE_BYTES` of a blob, from an offset on. Raises StoreDamaged."""
-
-        def read() -> bytes:
-            try:
-                data = self._files.read_piece(number, blob_id, offset_bytes)
-            except OSError as error:
-                raise self._damaged(number, f"value {blob_id}", error) from error
-            if not data:
-                raise self._damaged(number, f"value {blob_id}", f"it ends after {offset_bytes} bytes")
-            return data
-
-        return await self._read(read)
-
-    async def check_blob(self, number: int, blob: Blob) -> None:
-        """Read a blob through. Raises StoreDamaged if it is not what was written."""
-
-        def read() -> None:
-            size = crc = 0
-            try:
-                while data := self._files.read_piece(number, blob.id, size):
-                    size, crc = size + len(data), zlib.crc32(data, crc)
-            except OSError as error:
-                raise self._damaged(number, f"value {blob.id}", error) from error
-            if (size, crc) != (blob.size_bytes, blob.crc):
-                raise self._damaged(number, f"value {blob.id}", "its checksum is wrong")
-
-        await self._read(read)
-
-    async def with_function(self, job: StoredJob) -> StoredJob:
-        """Return a job with its function. Raises StoreDamaged."""
-
-        def read() -> Payload:
-            row = self._connection.execute(f"{_JOB} WHERE number = ?", (job.number,)).fetchone()
-            if row is None:
-                raise self._damaged(job.number, "its function", "it was deleted")
-            try:
-                return records.load_function(row, lambda name: self._files.read(job.number, name))
-            except (Damaged, OSError) as error:
-                raise self._damaged(job.number, "its function", error) from error
-
-        return replace(job, spec=replace(job.spec, function=await self._read(read)))
-
-    async def jobs(self) -> list[StoredJob]:
-        """Return all jobs, the newest first; without those whose rows are damaged."""
-        return await self._read(lambda: self._stored(self._connection, "ORDER BY number DESC", ()))
-
-    async def find(self, job_id: str) -> StoredJob | None:
-        """Return the job with this id, or the only one whose id begins so. Raises StoreDamaged."""
-        if not job_id:
-            return None  # the beginning of all
-        where = "WHERE id >= ? AND id < ? ORDER BY id LIMIT 2"
-        found = await self._read(lambda: self._stored(self._connection, where, (job_id, job_id + "\U0010ffff")))
-        exact = [job for job in found if job.spec.id == job_id]
-        return (exact or found)[0] if exact or len(found) == 1 else None
-
-    async def newest(self, owner: str) -> StoredJob | None:
-        """Return the newest job of a user."""
-        return next((job for job in await self.jobs() if job.spec.owner == owner and job.spec.parent is None), None)
-
-    def _stored(self, connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> list[StoredJob]:
-        stored = []
-        for row in connection.execute(f"{_JOB} {where}", values).fetchall():
-            try:
-                stored.append(records.load_job(connection, row))
-            except Damaged as error:
-                log.warning("job %s of the store: %s", row[1], error)
-        return stored
-
-    def knows(self, job_id: str) -> bool:
-        """Whether there is a job with this id, committed."""
-        return self._here.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is not None
-
-    # at the start
-
-    def nodes(self) -> set[str]:
-        """Return the nodes that were members when the store was last used."""
-        return {node for (node,) in self._here.execute("SELECT node FROM nodes")}
-
-    def unfinished(self) -> list[Replay]:
-        """Return the jobs that had not ended, in the order in which they came."""
-        found = []
-        for job in self._stored(self._here, "ORDER BY number", ()):
-            if not job.status.state.ended:
-                self._status[job.number] = job.status
-                found.append(self._replay(job))
-        return found
-
-    def _replay(self, job: StoredJob) -> Replay:
-        replay = Replay(job)
-        for what, read in (
-            ("its inputs", self._replay_blocks),
-            ("an outcome", self._replay_events),
-            ("what its nodes have told", self._replay_nodes),
-            ("its function", self._replay_function),
-        ):
-            try:
-                read(replay)
-            except (Damaged, OSError) as error:
-                replay.damage = self._damaged(job.number, what, error)
-        return replay
-
-    def _replay_blocks(self, replay: Replay) -> None:
-        keys = first_key(replay.job.number), first_key(replay.job.number + 1)
-        sql = "SELECT key, count, each, form, file, crc FROM blocks WHERE key >= ? AND key < ? ORDER BY key"
-        end = 0
-        for key, count, each, form, file, crc in self._here.execute(sql, keys):
-            first = number_of(key)
-            check_facts(form, file, crc, key, count, each)
-            if first != end:
-                raise Damaged(f"those from {end} to {first - 1} are missing")
-            replay.blocks.append((first, count))
-            end = first + count
-        if replay.job.status.complete and end != replay.job.status.total:
-            raise Damaged(f"those from {end} on are missing")
-
-    def _replay_events(self, replay: Replay) -> None:
-        keys = first_key(replay.job.number), first_key(replay.job.number + 1)
-        sql = (
-            "SELECT key, kind, start, stop, detail, form, file, crc FROM events "
-            "WHERE key >= ? AND key < ? AND (kind IN (4, 8, 16)) IS NOT 1"
-        )
-        outcomes: list[tuple[int, int, bool]] = []
-        for key, kind, start, stop, detail, form, file, crc in self._here.execute(sql, keys):
-            check_facts(form, file, crc, key, kind, start, stop, detail)
-            outcomes.append((start, stop, kind == Kind.FAILURE))
-        replay.outcomes = _merged(outcomes)
-        sql = "SELECT count(*), max(key) FROM events WHERE key >= ? AND key < ?"
-        count, last = self._here.execute(sql, keys).fetchone()
-        if count and count != number_of(last) + 1:
-            raise Damaged("events are missing")
-        sql = "SELECT sum(length(payload)) FROM events WHERE key >= ? AND key < ? AND kind = ?"
-        replay.output_bytes = self._here.execute(sql, (*keys, int(Kind.OUTPUT))).fetchone()[0] or 0
-
-    def _replay_nodes(self, replay: Replay) -> None:
-        number = replay.job.number
-        for found, table in ((replay.crashes, "crashes"), (replay.trades, "trades")):
-            for _, key, value, crc in self._here.execute(f"SELECT * FROM {table} WHERE job = ?", (number,)):
-                if records.facts_crc(number, key, value) != crc:
-                    raise Damaged("its checksum is wrong")
-                found[key] = value
-
-    def _replay_function(self, replay: Replay) -> None:
-        number = replay.job.number
-        row = self._here.execute(f"{_JOB} WHERE number = ?", (number,)).fetchone()
-        records.load_function(row, lambda name: self._files.read(number, name))
-
-    def _damaged(self, number: int, what: str, why: object, start: int = 0, stop: int = 0) -> StoreDamaged:
-        job = self._ids.get(number, f"number {number}")
-        return StoreDamaged(
-            f"what the head had stored of job {job} cannot be read any more: {what}: {why}. "
-            "Other jobs are not concerned.",
-            job=job,
-            start=start,
-            stop=stop,
-        )
-
-    async def _read(self, read: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._reader, read)
-
-
-def _merged(outcomes: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
-    """Return outcomes in order, as few as can be: of a million calls there may be a million rows."""
-    merged: list[tuple[int, int, bool]] = []
-    for start, stop, failed in sorted(outcomes):
-        if merged and merged[-1][1:] == (start, failed):
-            start = merged.pop()[0]
-        merged.append((start, stop, failed))
-    return merged
-
-
-def _size(payload: Payload) -> int:
-    return len(payload) + 50 if isinstance(payload, bytes) else 50
-
-
-def _event_size(event: Event) -> int:
-    payload = getattr(event, "payload", None) or getattr(event, "data", None)
-    return 100 + (len(payload) if isinstance(payload, bytes) else 0)

@@ -129,7 +129,7 @@ class Lease:
         for slot in self._slots:
             if slot.busy:
                 slot.stop()
-            elif slot.task is not None:
+            if slot.task is not None and (slot.asks or not slot.busy):
                 slot.task.cancel()
         self._work_came.set()
         tasks = [slot.task for slot in self._slots if slot.task is not None]
@@ -194,22 +194,27 @@ class Lease:
             slot.let_go()
         finally:
             telling.cancel()
-            slot.busy = False
+            slot.busy = slot.asks = False
 
     async def _run(self, slot: Slot, calls: list[Slice]) -> None:
         if self._function is None:
             self._function = asyncio.ensure_future(self._node.fetch(self._spec.id, self._spec.function))
-        await slot.prepare(await self._function)
+        slot.asks = True
+        function = await asyncio.shield(self._function)
+        slot.asks = False
+        await slot.prepare(function)
         if self._ended:
             return  # while it had no child that could be stopped
+        slot.asks = True
         await slot.send(calls)
+        slot.asks = False
         total = sum(one.stop - one.start for one in calls)
         done = 0  # of them, known before the report
 
         async def take_early(results: tuple[Results, ...]) -> None:
             nonlocal done
             done += sum(one.stop - one.start for one in results)
-            await self._put_results(results)
+            await self._put_results(slot, results)
 
         report, kept = await slot.receive(total, lambda stop: self._requeue(_cut(calls, stop, total)), take_early)
         if report is None:
@@ -232,22 +237,26 @@ class Lease:
             slot.calls, slot.deaths = report.calls, 0
             rate = report.calls / max(report.seconds, 1e-6)
             self._rate = rate if not self._rate else 0.5 * (self._rate + rate)
-        await self._put_results(report.results)
+        await self._put_results(slot, report.results)
         for failure in report.failures:
             self._failed = self._spec.on_error == "raise"
             self._put(failure)
         self._requeue(left)
         self._news.set()
 
-    async def _put_results(self, results: tuple[Results, ...]) -> None:
+    async def _put_results(self, slot: Slot, results: tuple[Results, ...]) -> None:
         for one in results:
             if isinstance(one.payload, bytes) and len(one.payload) >= BLOB_BYTES:
+                slot.asks = True
                 try:
                     one = Results(one.start, one.stop, one.each, await self._node.put(self._spec.id, one.payload))
-                except BurlaError as error:  # told of calls that have no outcome yet: the head ignores others
+                except BurlaError as error:
                     self._failed = self._spec.on_error == "raise"
-                    self._put(Failure(one.start, serialize.dump_exception(error, one.start)))
-                    return
+                    for index in range(one.start, one.stop):
+                        self._put(Failure(index, serialize.dump_exception(error, index)))
+                    continue
+                finally:
+                    slot.asks = False
             if not self._ended:
                 self._put(one)
 

@@ -34,6 +34,7 @@ class Slot:
         self.calls = 1  # of the last Run
         self.deaths = 0  # of children, in a row, that no call is to blame for
         self.busy = False
+        self.asks = False  # waits for the head, which may take long to answer
         self.task: asyncio.Task[None] | None = None
         self._node = node
         self._spec = spec
@@ -92,7 +93,10 @@ class Slot:
             if not receiving.done():
                 kept = await self._limit(self.child, calls)
                 take_back(kept)
-        report = await receiving
+        try:
+            report = await receiving
+        finally:
+            receiving.cancel()
         if report is not None:
             self._block = _block_at(self._sent, report.calls)
         return report, kept

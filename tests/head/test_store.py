@@ -236,7 +236,7 @@ async def test_reading_ends_when_about_a_message_is_full_and_goes_on_after_it(fo
 
 @in_a_loop
 async def test_a_reading_looks_at_no_more_than_so_many_rows(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("burla.head.store.ROWS", 10)
+    monkeypatch.setattr("burla.head.reader.ROWS", 10)
     async with opened(folder) as store:
         number = store.add_job(spec(), "session", 1.5, True)
         for at in range(25):

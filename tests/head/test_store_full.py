@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from burla.errors import StoreFull
+from burla.errors import BlobBroken, StoreFull
 from burla.head.records import FILE_BYTES
 from burla.head.store import Store
 from burla.head.writer import RESERVE_BYTES
@@ -210,19 +210,22 @@ async def test_a_job_whose_value_is_linked_while_the_disk_is_full_may_be_deleted
 
 
 @in_a_loop
-async def test_a_piece_of_a_blob_is_refused_on_a_full_disk_and_taken_later(disk: Disk):
+async def test_a_blob_that_a_full_disk_refuses_leaves_nothing_and_is_taken_when_it_comes_again(disk: Disk):
     told = Told()
     data = content(3_000_000)
     async with opened(disk.store, told) as store:
         number = await job_with(store, "job-1")
         await store.put_piece(number, "b10b", 0, data[:1_000_000], None, True)
         disk.fill()
-        for _ in range(2):
-            with pytest.raises(StoreFull):
-                await store.put_piece(number, "b10b", 1_000_000, data[1_000_000:2_000_000], None, True)
+        with pytest.raises(StoreFull):
+            await store.put_piece(number, "b10b", 1_000_000, data[1_000_000:2_000_000], None, True)
+        assert not list((disk.store / "files").glob("*/*.part"))
+        with pytest.raises(BlobBroken):
+            await store.put_piece(number, "b10b", 1_000_000, data[1_000_000:2_000_000], None, True)
         disk.make_room()
-        await store.put_piece(number, "b10b", 1_000_000, data[1_000_000:2_000_000], None, True)
-        await store.put_piece(number, "b10b", 2_000_000, data[2_000_000:], zlib.crc32(data), True)
+        for offset in (0, 1_000_000, 2_000_000):
+            crc = zlib.crc32(data) if offset == 2_000_000 else None
+            await store.put_piece(number, "b10b", offset, data[offset : offset + 1_000_000], crc, True)
         assert await get_blob(store, number, blob_of("b10b", data)) == data
         assert told.broken == []
 

@@ -170,7 +170,8 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            code = asyncio.run(self._live(work()))
+            # not asyncio.run: at its end it waits, for ever, for tasks that do not let themselves be cancelled
+            code = asyncio.new_event_loop().run_until_complete(self._live(work()))
         except BaseException:
             logging.getLogger(f"burla.{role}").exception("the %s failed", role)
         finally:

@@ -193,7 +193,7 @@ class Reader:
     def _stored(self, connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> Iterator[StoredJob]:
         for row in connection.execute(f"{_JOB} {where}", values):
             try:
-                yield records.load_job(connection, row)
+                yield records.load_job(row)
             except Damaged as error:
                 log.warning("job %s of the store: %s", row[1], error)
 
@@ -240,7 +240,7 @@ class Reader:
                 raise Damaged(f"those from {end} to {first - 1} are missing")
             replay.blocks.append((first, count))
             end = first + count
-        if replay.job.status.complete and end != replay.job.status.total:
+        if end != replay.job.extent.inputs:
             raise Damaged(f"those from {end} on are missing")
 
     def _replay_events(self, replay: Replay) -> None:
@@ -254,9 +254,8 @@ class Reader:
             check_facts(form, file, crc, key, kind, start, stop, detail)
             outcomes.append((start, stop, kind == Kind.FAILURE))
         replay.outcomes = _merged(outcomes)
-        sql = "SELECT count(*), max(key) FROM events WHERE key >= ? AND key < ?"
-        count, last = self._here.execute(sql, keys).fetchone()
-        if count and count != number_of(last) + 1:
+        sql = "SELECT count(*) FROM events WHERE key >= ? AND key < ?"
+        if self._here.execute(sql, keys).fetchone() != (replay.job.events,):
             raise Damaged("events are missing")
         sql = "SELECT sum(length(payload)) FROM events WHERE key >= ? AND key < ? AND kind = ?"
         replay.output_bytes = self._here.execute(sql, (*keys, int(Kind.OUTPUT))).fetchone()[0] or 0

@@ -8,7 +8,6 @@ a row says can be checked without its payload.
 from __future__ import annotations
 
 import json
-import sqlite3
 import struct
 import zlib
 from collections.abc import Callable
@@ -46,7 +45,7 @@ CREATE TABLE nodes (node TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY, id TEXT UNIQUE, spec TEXT, session TEXT, created_at_s REAL,
     form INTEGER, payload BLOB, file TEXT, crc INTEGER,
-    status TEXT, status_crc INTEGER, size_bytes INTEGER, size_crc INTEGER
+    status TEXT, status_crc INTEGER, size_bytes INTEGER, inputs INTEGER, events INTEGER, extent_crc INTEGER
 );
 CREATE TABLE blocks (
     key INTEGER PRIMARY KEY, count INTEGER, each INTEGER, form INTEGER, payload BLOB, file TEXT, crc INTEGER
@@ -85,6 +84,15 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """How much of a job there is in the store."""
+
+    size_bytes: int = 0
+    inputs: int = 0
+    events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StoredJob:
     """A job as the store has it. The function of `spec` is empty; it is read apart."""
 
@@ -93,8 +101,15 @@ class StoredJob:
     session: str
     created_at_s: float
     status: Status
-    size_bytes: int
-    events: int
+    extent: Extent
+
+    @property
+    def size_bytes(self) -> int:
+        return self.extent.size_bytes
+
+    @property
+    def events(self) -> int:
+        return self.extent.events
 
     @property
     def listed(self) -> bool:
@@ -279,23 +294,23 @@ def dump_status(number: int, status: Status) -> tuple[str, int]:
     return text, facts_crc(number, text)
 
 
-def load_job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> StoredJob:
+def load_job(row: tuple[Any, ...]) -> StoredJob:
     """Return the job of a row. Raises Damaged."""
-    number, job_id, text, session, created_at_s, form, _, file, crc, status, status_crc, size_bytes, size_crc = row
+    number, job_id, text, session, created_at_s, form, _, file, crc, *rest = row
+    status, status_crc, *extent, extent_crc = rest
     check_facts(form, file, crc, *function_facts(row))
     spec = load_spec(text)
     if spec.id != job_id:
         raise Damaged("its id is wrong")
-    low, high = first_key(number), first_key(number + 1)
-    (last,) = connection.execute("SELECT max(key) FROM events WHERE key >= ? AND key < ?", (low, high)).fetchone()
+    if facts_crc(number, *extent) != extent_crc:
+        raise Damaged("how large it is cannot be read: its checksum is wrong")
     return StoredJob(
         number=number,
         spec=spec,
         session=session,
         created_at_s=created_at_s,
         status=load_status(number, status, status_crc),
-        size_bytes=load_size(number, size_bytes, size_crc),
-        events=0 if last is None else number_of(last) + 1,
+        extent=Extent(*extent),
     )
 
 
@@ -308,11 +323,6 @@ def load_function(row: tuple[Any, ...], load: Load) -> Payload:
     """Return the function of a job's row. Raises Damaged, OSError."""
     form, payload, file, crc = row[5:9]
     return load_payload(form, payload, file, crc, load, *function_facts(row))
-
-
-def load_size(number: int, size_bytes: int, crc: int) -> int:
-    """Return the size of a job; 0 if that is damaged, so that no job is deleted for it."""
-    return size_bytes if facts_crc(number, size_bytes) == crc else 0
 
 
 def load_status(number: int, text: str, crc: int) -> Status:

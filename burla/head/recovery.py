@@ -17,26 +17,27 @@ from typing import Any
 from burla.errors import BlobBroken, StoreBusy, StoreUnknown
 from burla.head import crashpoints, records
 from burla.head.files import Files
-from burla.head.records import Damaged, first_key
+from burla.head.records import Damaged, Extent, StoredJob, first_key
 from burla.head.writer import TAIL, connect, delete_statements, full, is_full
 
 log = logging.getLogger(__name__)
 
 REMARK_S = 7 * 86_400.0  # for so long a remark is shown
 _TABLES = ("blocks", "events")
+_COUNTS = ("crashes", "trades")
 _SMALL_TABLES = ("meta", "remarks", "nodes", "jobs", *records.JOB_TABLES)
 _NEW = ".new"  # of a store that is to replace a damaged one
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an opened store begins with. `jobs`: the highest number of a job so far; `sizes`, `ids`: by number."""
+    """What an opened store begins with. `jobs`: the highest number of a job so far; `extents`, `ids`: by number."""
 
     epoch: int
     remarks: tuple[str, ...]
     lock: int
     jobs: int
-    sizes: dict[int, int]
+    extents: dict[int, Extent]
     ids: dict[int, str]
 
 
@@ -52,7 +53,7 @@ def open_store(folder: Path) -> Found:
         (folder / "reserve").unlink(missing_ok=True)  # the disk may be full; the writer makes it again
         try:
             _check(folder)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second one: of a message about the first
             if is_full(folder, error):
                 raise
             _replace(folder, new, error)
@@ -118,7 +119,7 @@ def _check(folder: Path) -> None:
         for check in ("quick_check", *(f"integrity_check({table})" for table in _SMALL_TABLES)):
             found = [text for (text,) in connection.execute(f"PRAGMA {check}").fetchall()]
             if found != ["ok"]:
-                raise sqlite3.DatabaseError("; ".join(found[:3]))
+                raise sqlite3.DatabaseError("; ".join(found[:3]).replace("*** in database main ***\n", ""))
         (meta,) = connection.execute("SELECT * FROM meta").fetchall() or [()]
         if len(meta) != 4 or not all(isinstance(value, int) and 0 <= value < 1 << 62 for value in meta):
             raise sqlite3.DatabaseError("its first row cannot be read")
@@ -126,9 +127,13 @@ def _check(folder: Path) -> None:
             raise sqlite3.DatabaseError(f"it counts {meta[3]} jobs")
         for row in connection.execute("SELECT * FROM jobs"):
             try:
-                records.load_job(connection, row)
+                _check_extent(connection, records.load_job(row))
             except Damaged as error:
                 raise sqlite3.DatabaseError(f"job {row[1]}: {error}") from error
+        for table in _COUNTS:
+            for *facts, crc in connection.execute(f"SELECT * FROM {table}"):
+                if records.facts_crc(*facts) != crc:
+                    raise sqlite3.DatabaseError(f"{table} of job number {facts[0]}: a checksum is wrong")
     finally:
         connection.close()
 
@@ -164,16 +169,16 @@ def _begin(folder: Path, lock: int) -> Found:
         connection.execute("COMMIT")
         for job in files.half_deleted():
             files.finish_delete(job)
-        rows = connection.execute("SELECT number, size_bytes, size_crc FROM jobs")
-        sizes = {number: records.load_size(number, size_bytes, crc) for number, size_bytes, crc in rows}
-        for job in sizes:
+        rows = connection.execute("SELECT number, size_bytes, inputs, events FROM jobs")
+        extents = {number: Extent(*extent) for number, *extent in rows}
+        for job in extents:
             files.remove_orphans(job, _files_of(connection, job))
-        files.remove_strangers(sizes)
+        files.remove_strangers(extents)
         (folder / "tail").unlink(missing_ok=True)
         ids = dict(connection.execute("SELECT number, id FROM jobs").fetchall())
         epoch, jobs = connection.execute("SELECT epoch, jobs FROM meta").fetchone()
         remarks = tuple(text for (text,) in connection.execute("SELECT text FROM remarks ORDER BY at_s"))
-        return Found(epoch, remarks, lock, max([jobs, *sizes]), sizes, ids)
+        return Found(epoch, remarks, lock, max([jobs, *extents]), extents, ids)
     finally:
         connection.close()
 
@@ -204,7 +209,7 @@ def _files_of(connection: sqlite3.Connection, job: int) -> Iterator[str]:
 # damage
 
 
-def _replace(folder: Path, new: Path, error: sqlite3.DatabaseError) -> None:
+def _replace(folder: Path, new: Path, error: Exception) -> None:
     """Carry what is whole of a damaged store over into a new one, and set it aside."""
     aside = folder.with_name(f"{folder.name}.damaged-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.getpid()}")
     shutil.rmtree(new, ignore_errors=True)
@@ -272,7 +277,7 @@ def _names(source: sqlite3.Connection) -> dict[int, str]:
             ):
                 if 0 < number < records.JOBS:
                     names[number] = str(name or names.get(number) or f"number {number}")
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             log.error("not all jobs can be found by %s: %s", order, error)
     return names
 
@@ -284,25 +289,38 @@ def _copy_job(source: sqlite3.Connection, target: sqlite3.Connection, row: tuple
     def load(name: str) -> bytes:
         return files.read(number, name)
 
-    records.load_job(source, row)
+    extent = records.load_job(row).extent
     records.load_function(row, load)
     _insert(target, "jobs", row)
     keys = first_key(number), first_key(number + 1)
-    for block in source.execute("SELECT * FROM blocks WHERE key >= ? AND key < ? ORDER BY key", keys):
-        records.load_block(block, load)
-        _insert(target, "blocks", block)
-    expected = keys[0]
-    for event in source.execute("SELECT * FROM events WHERE key >= ? AND key < ? ORDER BY key", keys):
-        records.check_event(event, load)
-        if event[0] != expected:
-            raise Damaged(f"events before {event[0] - keys[0]} are missing")
-        expected += 1
-        _insert(target, "events", event)
+    inputs = events = 0
+    for row in source.execute("SELECT * FROM blocks WHERE key >= ? AND key < ? ORDER BY key", keys):
+        inputs += records.load_block(row, load).count
+        _insert(target, "blocks", row)
+    for row in source.execute("SELECT * FROM events WHERE key >= ? AND key < ? ORDER BY key", keys):
+        records.check_event(row, load)
+        events += 1
+        _insert(target, "events", row)
+    if (inputs, events) != (extent.inputs, extent.events):
+        raise Damaged(f"{inputs} of {extent.inputs} inputs and {events} of {extent.events} events are there")
     for table in records.JOB_TABLES:
         for other in source.execute(f"SELECT * FROM {table} WHERE job = ?", (number,)):
+            if table in _COUNTS and records.facts_crc(*other[:-1]) != other[-1]:
+                continue  # without it a call is tried once more, or an output is shown twice
             _insert(target, table, other)
             if table == "blobs" and files.path(number, other[1]).stat().st_size != other[2]:
                 raise Damaged(f"value {other[1]} has another size")
+
+
+def _check_extent(connection: sqlite3.Connection, job: StoredJob) -> None:
+    """Raise Damaged unless a job's last inputs and events are there."""
+    keys = first_key(job.number), first_key(job.number + 1)
+    ends = []
+    for sql in ("SELECT max(key + count) FROM blocks", "SELECT max(key) + 1 FROM events"):
+        (end,) = connection.execute(f"{sql} WHERE key >= ? AND key < ?", keys).fetchone()
+        ends.append(0 if end is None else end - keys[0])
+    if ends != [job.extent.inputs, job.extent.events]:
+        raise Damaged(f"{ends[0]} of {job.extent.inputs} inputs and {ends[1]} of {job.extent.events} events are there")
 
 
 def _insert(target: sqlite3.Connection, table: str, row: tuple[Any, ...]) -> None:

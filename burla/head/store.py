@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from burla.errors import StoreFull
 from burla.head import records, recovery
 from burla.head.files import Files
 from burla.head.reader import Reader, Replay, size_bytes
-from burla.head.records import Status, first_key
+from burla.head.records import Extent, Status, first_key
 from burla.head.writer import (
     Append,
     Batch,
@@ -36,11 +36,11 @@ from burla.protocol import Blob, Block, Event, JobSpec
 
 log = logging.getLogger(__name__)
 
-_ADD_JOB = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)"
+_ADD_JOB = "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, NULL)"
 _ADD_BLOCK = "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)"
 _ADD_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SET_STATUS = "UPDATE jobs SET status = ?, status_crc = ? WHERE number = ?"
-_SET_SIZE = "UPDATE jobs SET size_bytes = ?, size_crc = ? WHERE number = ?"
+_SET_EXTENT = "UPDATE jobs SET size_bytes = ?, inputs = ?, events = ?, extent_crc = ? WHERE number = ?"
 
 
 class Store(Reader):
@@ -53,8 +53,8 @@ class Store(Reader):
         self._lock = found.lock
         self._jobs = found.jobs
         self._status: dict[int, Status] = {}
-        self._sizes: dict[int, int] = dict(found.sizes)
-        self._grown: set[int] = set()  # jobs whose size has changed since it was written
+        self._extents = dict(found.extents)
+        self._grown: set[int] = set()  # jobs whose extent has changed since it was written
         self._batch = Batch()
         self._handing_over = False
         self._closed = False
@@ -92,7 +92,7 @@ class Store(Reader):
     @property
     def used_bytes(self) -> int:
         """About what all jobs take."""
-        return sum(self._sizes.values())
+        return sum(extent.size_bytes for extent in self._extents.values())
 
     def unfinished(self) -> list[Replay]:
         """Return the jobs that had not ended, in the order in which they came, to be gone on with."""
@@ -132,7 +132,7 @@ class Store(Reader):
             if content is not None and name is not None:
                 self._put(WriteFile(number, name, content), durable)
             self._put(Sql(_ADD_BLOCK, row), durable)
-            self._grow(number, size_bytes(block.payload))
+            self._grow(number, size_bytes(block.payload), inputs=block.first + block.count)
 
     def add_event(self, number: int, event_number: int, event: Event, durable: bool) -> None:
         """Add an event to a job's journal."""
@@ -140,7 +140,7 @@ class Store(Reader):
         if content is not None and name is not None:
             self._put(WriteFile(number, name, content), durable)
         self._put(Sql(_ADD_EVENT, row), durable)
-        self._grow(number, len(content or row[6] or b"") + 50)
+        self._grow(number, len(content or row[6] or b"") + 50, events=event_number + 1)
 
     def set_crashes(self, number: int, index: int, attempts: int, durable: bool) -> None:
         """Note how often a call has ended its process."""
@@ -182,7 +182,7 @@ class Store(Reader):
     def delete_job(self, number: int) -> None:
         """Delete a job, its rows and its files."""
         self._status.pop(number, None)
-        self._sizes.pop(number, None)
+        self._extents.pop(number, None)
         self._ids.pop(number, None)
         self._grown.discard(number)
         self._put(DeleteJob(number, delete_statements(number)), False)
@@ -217,13 +217,16 @@ class Store(Reader):
         batch, self._batch = self._batch, Batch()
         grown, self._grown = self._grown, set()
         for number in grown:
-            size_bytes = self._sizes[number]
-            batch.operations.append(Sql(_SET_SIZE, (size_bytes, records.facts_crc(number, size_bytes), number)))
+            extent = astuple(self._extents[number])
+            batch.operations.append(Sql(_SET_EXTENT, (*extent, records.facts_crc(number, *extent), number)))
         if batch.operations:
             self._writer.put(batch)
 
-    def _grow(self, number: int, size_bytes: int) -> None:
-        self._sizes[number] = self._sizes.get(number, 0) + size_bytes
+    def _grow(self, number: int, size_bytes: int, inputs: int = 0, events: int = 0) -> None:
+        before = self._extents.get(number, Extent())
+        self._extents[number] = Extent(
+            before.size_bytes + size_bytes, max(before.inputs, inputs), max(before.events, events)
+        )
         self._grown.add(number)
 
     def _on_broken(self, error: Exception) -> None:

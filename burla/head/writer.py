@@ -27,7 +27,7 @@ AGAIN_S = 0.5  # between tries while the disk is full
 WIPE_AFTER_S = 1.0  # of quiet, after a deletion
 RESERVE_BYTES = 4_000_000  # given up for a deletion while the disk is full
 FREE_PAGES = 256  # so many unused pages the database keeps for what comes
-STEP_PAGES = 1000  # are given back at a time: what is queued meanwhile waits for no more
+STEP_PAGES = 256  # are given back at a time: SQLite's cache holds them, so that few go through the log
 TAIL = struct.Struct("<QI")  # how many commits there were, and a checksum
 
 

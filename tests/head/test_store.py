@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import stat
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from burla.errors import BlobBroken, StoreBusy, StoreDamaged, StoreUnknown
-from burla.head.records import FILE_BYTES, StoredJob
+from burla.head.records import FILE_BYTES, SCHEMA, StoredJob
 from burla.head.store import Store
 from burla.head.writer import FREE_PAGES, connect
 from burla.protocol import Block, Event, Failure, JobState, Kind, Notice, Output, Results
@@ -29,6 +30,9 @@ from tests.head.samples import (
     put_blob,
     spec,
 )
+from tests.head.survey import samples_of, survey
+
+STORES = Path(__file__).parent / "stores"
 
 
 @pytest.fixture
@@ -465,6 +469,18 @@ async def test_a_store_of_another_version_is_left_as_it_is_and_the_error_says_wh
     connection.close()
     async with opened(folder) as store:
         assert [stored.spec.id for stored in await store.jobs()] == ["job-1"]
+
+
+@pytest.mark.parametrize("archive", sorted(STORES.glob("*.zip")), ids=lambda path: path.stem)
+def test_stores_that_earlier_heads_have_written_are_read(archive: Path, tmp_path: Path):
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(tmp_path)
+    for _ in range(2):
+        assert not asyncio.run(survey(tmp_path / "store", samples_of())).detected
+
+
+def test_there_is_a_store_of_this_schema():
+    assert (STORES / f"schema-{SCHEMA}.zip").exists(), "python -m tests.head.make_store_fixture makes it"
 
 
 @in_a_loop

@@ -14,7 +14,7 @@ from burla.client import current
 from burla.client.connection import Connection
 from burla.client.job import ClientJob, new_id
 from burla.display.terminal import PlainView, TerminalView
-from burla.errors import BurlaError
+from burla.errors import BurlaError, JobUnfinished
 from burla.options import Options
 from burla.protocol import CallContext, GetInputs, GetJob, JobInfo, JobSpec
 from burla.resume import Comparison
@@ -72,6 +72,12 @@ def told(connection: Connection, job_id: str | None) -> JobInfo:
 
 def _comparison(connection: Connection, job_id: str) -> Comparison:
     old = told(connection, job_id)
+    if not old.snapshot.state.ended:
+        raise JobUnfinished(
+            f"job {old.id} has not ended, so it is too early to resume it: it is {old.snapshot.state.value}. "
+            "Wait for it, or cancel it first.",
+            job=old.id,
+        )
     return Comparison(
         old.id,
         old.snapshot.total,

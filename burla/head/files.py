@@ -23,7 +23,6 @@ class Files:
     def __init__(self, folder: Path):
         self.folder = folder
         self._growing: dict[Path, tuple[int, int]] = {}  # size and checksum so far of blobs that arrive
-        self._unsynced: dict[int, set[Path]] = {}  # files of jobs that need not survive the machine, so far
 
     @staticmethod
     def new_name() -> str:
@@ -56,16 +55,14 @@ class Files:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        self._finish(job, part, path, durable)
+        self._finish(part, path, durable)
 
-    def _finish(self, job: int, part: Path, path: Path, durable: bool) -> None:
+    def _finish(self, part: Path, path: Path, durable: bool) -> None:
         crashpoints.reach("store.before_rename")
         part.rename(path)
         crashpoints.reach("store.after_rename")
         if durable:
             self._sync_folder(path.parent)
-        else:
-            self._unsynced.setdefault(job, set()).add(path)
 
     def append(self, job: int, name: str, offset_bytes: int, data: bytes, crc: int | None, durable: bool) -> int | None:
         """Add a piece to a blob; with `crc`, its last one, return its size. Raises BlobBroken, OSError."""
@@ -96,7 +93,7 @@ class Files:
         if so_far != crc:
             part.unlink()
             raise BlobBroken("a blob arrived with a wrong checksum")
-        self._finish(job, part, path, durable)
+        self._finish(part, path, durable)
         return size
 
     def _give_up(self, path: Path) -> None:
@@ -111,24 +108,19 @@ class Files:
         if durable:  # the other job may not have been
             _sync(path)
             self._sync_folder(path.parent)
-        else:
-            self._unsynced.setdefault(target, set()).add(path)
 
     def sync(self, job: int) -> None:
         """Have all files of a job survive the machine. Raises OSError."""
-        folders = set()
-        for path in self._unsynced.get(job, ()):
-            _sync(path)
-            folders.add(path.parent)
-        for folder in folders:
+        folder = self.folder / str(job)
+        if folder.exists():
+            for path in folder.iterdir():
+                _sync(path)
             self._sync_folder(folder)
-        self._unsynced.pop(job, None)
 
     # deleting
 
     def begin_delete(self, job: int) -> None:
         """Put the files of a job aside: from here on, it is deleted even if the head ends now."""
-        self._unsynced.pop(job, None)
         folder = self.folder / str(job)
         gone = folder.with_suffix(GONE)
         if folder.exists() and gone.exists():  # begun before, on a full disk: what came later is of no use, either

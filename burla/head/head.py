@@ -486,11 +486,16 @@ class Head:
             self._without_nodes = now
         for job in list(self.jobs.values()):
             job.note_rate(now)
-            written = job.journal.shown == job.journal.length
-            if job.over_since is not None and now - job.over_since > REMEMBER_S and written:
-                self.drop(job)
+            if job.over_since is not None and job.journal.shown == job.journal.length:
+                job.let_go()
+                if now - job.over_since > REMEMBER_S:
+                    self.drop(job)
             waited_s = now - max(job.created, self._without_nodes)
-            waits = job.state in (JobState.WAITING, JobState.RUNNING) and not job.detached
+            waits = job.state in (JobState.WAITING, JobState.RUNNING)
+            if waits and job.detached and self.full is None:
+                late = not self.nodes and waited_s > job.spec.start_timeout_s
+                job.remark = f"no node of the cluster has come for {waited_s:.0f} s: the job waits" if late else None
+                continue
             if waits and not self.nodes and waited_s > job.spec.start_timeout_s:
                 text = f"the cluster has no node, and none came in {waited_s:.0f} s. Is it still starting?"
                 self.cancel(job, NoNodes(text, waited_s=waited_s))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from burla import config
-from burla.errors import BurlaError, JobUnfinished, UnknownJob
+from burla.errors import BurlaError, JobUnfinished, StoreDamaged, UnknownJob
 from burla.head.head import Head
 from burla.head.records import StoredJob
 from burla.head.store import Store
@@ -31,10 +31,10 @@ class History:
 
     # reading
 
-    async def stored(self, job_id: str) -> StoredJob:
-        """Return a job. Raises UnknownJob."""
+    async def stored(self, job_id: str, prefix: bool = False) -> StoredJob:
+        """Return a job; with `prefix`, by the beginning of its id. Raises UnknownJob."""
         found = await self._store.find(job_id)
-        if found is None:
+        if found is None or (found.spec.id != job_id and not prefix):
             raise UnknownJob(
                 f"the cluster has no job {job_id!r}: it was deleted, is past its retention, or is another cluster's. "
                 "burla.jobs() lists what there is.",
@@ -67,7 +67,11 @@ class History:
         running = self._head.jobs.get(message.job)
         number = await self.number(message.job)
         if isinstance(message, GetPiece):
-            return await self._store.piece(number, message.blob, message.offset_bytes)
+            try:
+                return await self._store.piece(number, message.blob, message.offset_bytes)
+            except StoreDamaged:
+                await self.number(message.job)  # if it was deleted meanwhile, that is what is said
+                raise
         durable = running.durable if running is not None else True
         await self._store.put_piece(number, message.blob, message.offset_bytes, message.data, message.crc, durable)
         return None
@@ -79,7 +83,7 @@ class History:
     async def info(self, message: GetJob) -> JobInfo:
         """Return what there is to know of one job. Raises UnknownJob."""
         if message.job is not None:
-            return self._info(await self.stored(message.job))
+            return self._info(await self.stored(message.job, prefix=True))
         newest = await self._store.newest(message.owner)
         if newest is None:
             raise UnknownJob(f"{message.owner} has no job on this cluster", job=None)

@@ -72,6 +72,12 @@ class Journal:
         """Let those who wait look at the job again."""
         self._news.set()
 
+    def let_go(self) -> None:
+        """Keep nothing in memory of what is in the store."""
+        while self._first < self.shown:
+            self._kept_bytes -= self._kept.popleft()[1]
+            self._first += 1
+
     async def read(self, after: int, wait_s: float, kinds: Kind, index: int | None) -> tuple[list[Event], int]:
         """Return about a message of events from number `after` on, and the number of the next.
 

@@ -127,7 +127,8 @@ class Renewal:
             await self._link(job, source, payload)
             return payload
         whole = await blobs.fetch(self._history.piece, source.spec.id, payload)
-        part = serialize.cut_results(whole, start - results.start, stop - results.start)
+        cut = serialize.cut_results, whole, start - results.start, stop - results.start
+        part = await asyncio.to_thread(*cut)  # it may be hundreds of MB
         return await blobs.put(self._history.piece, job.spec.id, part) if len(part) >= BLOB_BYTES else part
 
 

@@ -102,6 +102,12 @@ class RunningJob:
             if self._cached_bytes > CACHE_BYTES:
                 self._drop(block.first)
 
+    def let_go(self) -> None:
+        """Keep nothing in memory of what is in the store: the job has ended."""
+        self.journal.let_go()
+        self._blocks.clear()
+        self._cached_bytes = 0
+
     def _drop(self, first: int) -> None:
         block = self._blocks.pop(first, None)
         if block is not None:

@@ -122,6 +122,8 @@ class Store(Reader):
         """Change fields of a job's `Status`. When it becomes detached, all of it has to survive the machine."""
         if changes.get("detached"):
             self._put(SyncFiles(number), durable)
+        if number not in self._status:
+            return  # it was deleted meanwhile
         self._status[number] = status = replace(self._status[number], **changes)
         self._put(Sql(_SET_STATUS, (*records.dump_status(number, status), number)), durable)
 

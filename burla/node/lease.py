@@ -18,7 +18,7 @@ from burla import serialize
 from burla.errors import BurlaError
 from burla.node import shared
 from burla.node.outbox import News, Outbox
-from burla.node.slot import Slot
+from burla.node.slot import Slot, Unreadable
 from burla.protocol import (
     BLOB_BYTES,
     TIME_BOX_S,
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 AHEAD_S = 0.5  # so many seconds of calls are kept here beyond those that run
 BEAT_S = 0.25  # while calls wait here, the head hears of it this often, to give them to somebody else
 AHEAD_BYTES = 8_000_000  # but no more than that, however short they are
+REFUSED_S = 1.0  # before news that the head has refused are sent again
 GROWTH = 16  # a Run has at most so many times the calls of the last
 MOST_DEATHS = 3  # children that die before their first call, until that call is blamed after all
 
@@ -183,13 +184,15 @@ class Lease:
         telling = asyncio.get_running_loop().call_later(BEAT_S, self._news.set)  # that it runs; short calls need not
         try:
             await self._run(slot, calls)
+        except Unreadable as unreadable:
+            self._fail(unreadable.calls, unreadable.error)
+            self._requeue([one for one in calls if one is not unreadable.calls])
         except Exception as error:
             failure = error
             if not isinstance(error, BurlaError):  # such as StoreDamaged, of what the call needs
                 log.exception("running calls of job %s", self._spec.id)
                 failure = BurlaError(f"burla failed to run this call: {error!r}. Please report this.")
-            self._failed = self._spec.on_error == "raise"
-            self._put(Failure(calls[0].start, serialize.dump_exception(failure, calls[0].start)))
+            self._fail(_cut(calls, 0, 1)[0], failure)
             self._requeue(_cut(calls, 1, sum(one.stop - one.start for one in calls)))
             slot.let_go()
         finally:
@@ -251,14 +254,18 @@ class Lease:
                 try:
                     one = Results(one.start, one.stop, one.each, await self._node.put(self._spec.id, one.payload))
                 except BurlaError as error:
-                    self._failed = self._spec.on_error == "raise"
-                    for index in range(one.start, one.stop):
-                        self._put(Failure(index, serialize.dump_exception(error, index)))
+                    self._fail(one, error)
                     continue
                 finally:
                     slot.asks = False
             if not self._ended:
                 self._put(one)
+
+    def _fail(self, calls: Slice | Results, error: BaseException) -> None:
+        """Give calls an error of ours for an outcome."""
+        self._failed = self._spec.on_error == "raise"
+        for index in range(calls.start, calls.stop):
+            self._put(Failure(index, serialize.dump_exception(error, index)))
 
     async def _crashed(self, slot: Slot, calls: list[Slice]) -> None:
         """The child is gone. Blame the call that ran; the others, finished in vain or not started, run again."""
@@ -314,7 +321,14 @@ class Lease:
             self._urgent.clear()
             last = time.monotonic()
             sent = self._sent = self._offer()
-            work: Work = await self._node.ask(sent)
+            work: Work | None = None
+            while work is None:
+                try:
+                    work = await self._node.ask(sent)
+                except BurlaError:
+                    log.exception("the head does not take news of job %s: joining it anew", self._spec.id)
+                    self._node.join_anew()
+                    await asyncio.sleep(REFUSED_S)
             self._sent = None
             for start, stop in (*sent.handed_back, *filter(None, map(_calls_of, sent.news))):
                 self._mine.discard(start, stop)

@@ -15,7 +15,7 @@ from typing import Any
 
 from burla import blobs, config
 from burla.channel import Channel, ChannelClosed, Transport
-from burla.errors import StoreFull
+from burla.errors import BurlaError, StoreFull
 from burla.node.children import Nursery
 from burla.node.lease import Lease
 from burla.protocol import (
@@ -86,6 +86,10 @@ class Node:
             joined: Joined = await channel.ask(Join(self.offer, address, claims, tuple(self._sessions)))
         except ChannelClosed:
             return
+        except BurlaError as error:
+            log.error("the head does not take this node: %s", error)
+            channel.close()
+            return
         if self._giving_up is not None:
             self._giving_up.cancel()
         self._trade_every_s = joined.trade_every_s
@@ -97,6 +101,11 @@ class Node:
         ends = [self._leases.pop(job).end() for job in unwanted]
         self._joined.set()
         await asyncio.gather(*ends)
+
+    def join_anew(self) -> None:
+        """Break with the head, and join it again: what it has misunderstood is then told anew."""
+        if self._channel is not None:
+            self._channel.close()
 
     def _give_up_later(self) -> None:
         if self._giving_up is not None:

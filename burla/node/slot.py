@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from burla.channel import Channel, StreamTransport
+from burla.errors import BurlaError
 from burla.node import shared
 from burla.node.children import Child
 from burla.node.zygote import CHILD_VARIABLE
@@ -24,6 +25,15 @@ THREAD_COUNTS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "TBB_NUM_THREADS",
 )  # fmt: skip
+
+
+class Unreadable(Exception):
+    """The inputs of `calls` cannot be had, because of `error`."""
+
+    def __init__(self, calls: Slice, error: BurlaError):
+        super().__init__(str(error))
+        self.calls = calls
+        self.error = error
 
 
 class Slot:
@@ -58,10 +68,16 @@ class Slot:
         asyncio.get_running_loop().add_reader(child.nested, self._open_nested, child)
 
     async def send(self, calls: list[Slice]) -> None:
-        """Send calls to the child."""
+        """Send calls to the child. Raises Unreadable, and then has sent none."""
         assert self.child is not None
         self._sent = calls
-        pieces = [await self._piece(one) for one in calls]
+        pieces: list[Piece] = []
+        for one in calls:
+            try:
+                pieces.append(await self._piece(one))
+            except BurlaError as error:
+                self._block = None
+                raise Unreadable(one, error) from error
         self.child.memory[shared.POSITION] = 0
         self.child.memory[shared.LIMIT] = shared.NO_LIMIT
         self.child.send(Run(tuple(pieces)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import itertools
 import logging
 import sqlite3
@@ -259,6 +260,10 @@ class Reader:
             raise Damaged("events are missing")
         sql = "SELECT sum(length(payload)) FROM events WHERE key >= ? AND key < ? AND kind = ?"
         replay.output_bytes = self._here.execute(sql, (*keys, int(Kind.OUTPUT))).fetchone()[0] or 0
+        sql = "SELECT file FROM events WHERE key >= ? AND key < ? AND kind = ? AND form = ?"
+        for (name,) in self._here.execute(sql, (*keys, int(Kind.OUTPUT), records.FILE)):
+            with contextlib.suppress(FileNotFoundError):  # of a line that is gone, its reader is told
+                replay.output_bytes += self._files.path(replay.job.number, name).stat().st_size
 
     def _replay_nodes(self, replay: Replay) -> None:
         number = replay.job.number

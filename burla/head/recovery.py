@@ -275,7 +275,7 @@ def _names(source: sqlite3.Connection) -> dict[int, str]:
             for number, name in source.execute(
                 f"SELECT number, {'id' if order == 'id' else 'NULL'} FROM jobs ORDER BY {order}"
             ):
-                if 0 < number < records.JOBS:
+                if isinstance(number, int) and 0 < number < records.JOBS:
                     names[number] = str(name or names.get(number) or f"number {number}")
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             log.error("not all jobs can be found by %s: %s", order, error)

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -270,10 +271,13 @@ def run(faults: int, seed: int) -> Report:
     """Run a campaign on a cluster of its own."""
     with tempfile.TemporaryDirectory(prefix="burla-faults-") as folder:
         os.environ |= {"BURLA_HOME": folder, "BURLA_LOCAL_CPUS": str(SLOTS)}
-        try:
-            return Campaign(Path(folder), faults, seed).run()
-        finally:
-            end_cluster(os.environ)
+        campaign = Campaign(Path(folder), faults, seed)
+        for step in (campaign.run, lambda: end_cluster(os.environ)):
+            try:
+                step()
+            except Exception:  # noqa: BLE001 - whatever it is belongs into the report, beside what was found before
+                campaign.report.problems.append(traceback.format_exc())
+        return campaign.report
 
 
 def main() -> int:

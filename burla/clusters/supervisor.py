@@ -43,7 +43,7 @@ DASK_SETTINGS = {
     "distributed.scheduler.work-stealing": False,
     "distributed.scheduler.allowed-failures": 1_000_000,
     "distributed.scheduler.no-workers-timeout": None,
-    "distributed.scheduler.worker-ttl": "1 hour",  # our own lease is monotonic; Dask's follows the wall clock
+    "distributed.scheduler.worker-ttl": None,  # our own lease is monotonic; Dask's follows the wall clock
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.profile.enabled": False,

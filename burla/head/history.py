@@ -143,7 +143,9 @@ class History:
         stored = await self.stored(job_id)
         running = self._head.jobs.get(stored.spec.id)
         state = stored.status.state if running is None else running.state
-        if not state.ended or (running is not None and not running.over.is_set()):
+        if running is not None and state.ended:
+            await running.over.wait()  # who waited for its end may come a moment before its children are gone
+        if not state.ended:
             raise JobUnfinished(
                 f"job {stored.spec.id} has not ended, so it is too early to {verb} it: it is {state.value}. "
                 "Wait for it, or cancel it first.",

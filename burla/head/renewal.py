@@ -73,8 +73,9 @@ class Renewal:
                 self._locks.pop(job_id, None)
 
     async def _spec(self, message: Retry, source: StoredJob) -> JobSpec:
-        spec = (await self._store.with_function(source)).spec
-        function = spec.function if message.function is None else message.function
+        spec, function = source.spec, message.function
+        if function is None:  # else the old one is not needed: it may be what is damaged
+            function = (await self._store.with_function(source)).spec.function
         return replace(spec, id=message.id, resumed=spec.id, function=function, detach=True, parent=None, depth=0)
 
     async def _fill(self, job: RunningJob, source: StoredJob) -> None:

@@ -37,15 +37,16 @@ async def _restore(head: Head, one: Replay) -> None:
     job.detached = stored.status.detached
     job.trades = dict(one.trades)
     head.jobs[spec.id] = job
-    damage = one.damage
-    error: BurlaError | None = damage
-    if damage is None:
+    error: BurlaError | None = one.damage
+    if error is None:
         job.spec = (await head.store.with_function(stored)).spec
-        job.restore_blocks([first for first, _ in one.blocks])
-        head.apply(job, jobs.InputsAdded(tuple(count for _, count in one.blocks)))
-        for start, stop, failed in one.outcomes:
-            head.apply(job, jobs.Adopted(start, stop, failed))
-        job.core.crashed_before(one.crashes)
+    job.restore_blocks([first for first, _ in one.blocks])
+    head.apply(job, jobs.InputsAdded(tuple(count for _, count in one.blocks)))
+    if job.core.total < stored.status.total:  # blocks are lost: how many inputs it has is known, and must stay so
+        head.apply(job, jobs.InputsAdded((stored.status.total - job.core.total,)))
+    for start, stop, failed in one.outcomes:
+        head.apply(job, jobs.Adopted(start, stop, failed))
+    job.core.crashed_before(one.crashes)
     if stored.status.state is JobState.STOPPING and stored.status.error is not None:
         error = pickle.loads(stored.status.error)
     log.info("job %s goes on: %d of %d calls have an outcome", spec.id, job.core.done + job.core.failed, job.core.total)

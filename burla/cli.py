@@ -91,9 +91,10 @@ def _stop(_: argparse.Namespace) -> int:
         print("The local cluster is not up.")
         return 3
     ready = local.wait(None)  # it may just be starting, or ending
-    if ready is not None:
-        local.stop(ready, only_if_idle=False)
+    later = local.stop(ready, only_if_idle=False) if ready is not None else []
     print("The local cluster has ended.")
+    if later:
+        print(f"When it is next started, these detached jobs go on: {', '.join(later)} (burla jobs starts it).")
     return 0
 
 

@@ -125,9 +125,10 @@ def wait(process: subprocess.Popen[bytes] | None) -> Ready | None:
 
 
 def stop(ready: Ready, only_if_idle: bool) -> list[str]:
-    """End the cluster, of whatever version; return the names of the unfinished jobs that kept it, or nothing.
+    """End the cluster, of whatever version; return the names of unfinished jobs.
 
-    A head that cannot be asked is ended with its supervisor.
+    With `only_if_idle` these are jobs that kept it; else detached ones that go on when it is next started. A head that
+    cannot be asked is ended with its supervisor.
     """
     try:
         security = load_security(folder())
@@ -138,7 +139,6 @@ def stop(ready: Ready, only_if_idle: bool) -> list[str]:
             os.kill(ready.pid, signal.SIGTERM)
     if not unfinished or not only_if_idle:
         wait_for_end()
-        return []
     return unfinished
 
 

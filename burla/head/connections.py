@@ -88,11 +88,15 @@ class Service:
         self._stop()
 
     def end(self, only_if_idle: bool) -> list[str]:
-        """Stop, unless that is only wanted if idle and it is not; return the names of unfinished jobs."""
-        unfinished = [job.spec.function_name for job in self.head.jobs.values() if not job.state.ended]
+        """Stop, unless that is only wanted if idle and it is not.
+
+        Return the names of unfinished jobs: those that kept it, or those that go on when it is next started.
+        """
+        unfinished = [job for job in self.head.jobs.values() if not job.state.ended]
         if not (only_if_idle and unfinished):
+            unfinished = [job for job in unfinished if job.detached]
             self.stop()
-        return unfinished
+        return [job.spec.function_name for job in unfinished]
 
     async def watch(self) -> None:
         """Look at leases and idleness for ever."""

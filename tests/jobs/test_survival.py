@@ -147,6 +147,10 @@ except burla.ClusterLost as error:
     )
     job_id = script.stdout.readline().strip()
     wait_until(lambda: len(ledger.entries()) == 5 and burla.attach(job_id).progress.done == 3, 30, "three results")
+    stopped = subprocess.run(
+        [sys.executable, "-m", "burla.cli", "cluster", "stop"], capture_output=True, text=True, check=True
+    )
+    assert stopped.stdout.splitlines()[-1].startswith("When it is next started, these detached jobs go on: <lambda>")
     end_cluster(own_home.environ)
     assert script.communicate(timeout=30)[0] == "[0, 1, 4] True\n"
     assert not cluster_processes(own_home.environ)

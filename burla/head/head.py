@@ -170,13 +170,18 @@ class Head:
         self.replace()
 
     async def detach(self, job: RunningJob) -> None:
-        """Have a job outlive its client; return once it and its inputs are on the disk. Raises what it ended with."""
+        """Have a job outlive its client; return once it and its inputs are on the disk.
+
+        Raises JobCancelled if it was stopped before all inputs had arrived.
+        """
         ended, complete = (asyncio.ensure_future(one.wait()) for one in (job.over, job.complete))
         try:
             await asyncio.wait([ended, complete], return_when=asyncio.FIRST_COMPLETED)
         finally:
             ended.cancel()
             complete.cancel()
+        if not job.complete.is_set():
+            raise JobCancelled(f"job {job.spec.id} was stopped before all its inputs had arrived")
         if not job.detached:
             job.detached = True
             self.store.update_job(job.number, True, detached=True)

@@ -90,6 +90,9 @@ class Node:
             log.error("the head does not take this node: %s", error)
             channel.close()
             return
+        if not joined.kept.keys() <= self._leases.keys():
+            channel.close()  # one was given up in this moment: the head has to be told anew
+            return
         if self._giving_up is not None:
             self._giving_up.cancel()
         self._trade_every_s = joined.trade_every_s

@@ -21,8 +21,8 @@ from burla.channel import Channel, ChannelClosed, CommTransport, StreamTransport
 from burla.clusters import local
 from burla.clusters.security import load_security
 from burla.config import CLIENT_LEASE_S
-from burla.errors import BurlaError, ClusterError, ClusterLost
-from burla.protocol import PROTOCOL_VERSION, STREAM_OP, Beat, Goodbye, Hello, Welcome
+from burla.errors import BurlaError, ClusterError, ClusterLost, UnknownJob
+from burla.protocol import PROTOCOL_VERSION, STREAM_OP, Beat, Delete, Goodbye, Hello, Welcome
 
 log = logging.getLogger(__name__)
 
@@ -188,10 +188,16 @@ class Connection:
     async def ask_again(self, message: Any) -> Any:
         """Ask the head something that may be asked twice; find it again after a break."""
         until = self._loop.time() + CLIENT_LEASE_S
+        again = False
         while True:
             try:
                 return await (await self._connected()).ask(message)
+            except UnknownJob:
+                if again and isinstance(message, Delete):
+                    return None  # it was deleted before the break
+                raise
             except OSError as error:
+                again = True
                 if self._loop.time() > until:
                     raise ClusterLost(f"the cluster went away: {error}") from error
                 log.info("looking for the cluster again: %s", error)

@@ -260,7 +260,10 @@ class Connection:
                 raise BurlaError(f"a client sent {type(message).__name__}")
 
     async def _add_inputs(self, message: AddInputs) -> None:
-        job = self._head.job(message.job)
+        job = self._head.jobs.get(message.job)
+        if job is None:
+            await self._history.stored(message.job)  # asked again after a break: it has them all, and has ended
+            return
         self._head.add_inputs(job, message.blocks, last=message.total is not None and message.resume is None)
         if message.resume is not None:
             await self._service.renewal.adopt(job, message.resume)

@@ -22,7 +22,6 @@ from burla.errors import (
     NoNodes,
     StoreDamaged,
     StoreFull,
-    UnknownJob,
     WorkerCrashed,
 )
 from burla.head import jobs, place
@@ -112,13 +111,6 @@ class Head:
 
     # clients
 
-    def job(self, job_id: str) -> RunningJob:
-        """Return a job that has not ended, or did a moment ago. Raises UnknownJob."""
-        try:
-            return self.jobs[job_id]
-        except KeyError:
-            raise UnknownJob(f"the cluster runs no job {job_id}: was it deleted, or is it another cluster's?") from None
-
     def submit(self, message: Submit, session: Session) -> None:
         """Take a new job. Raises NoCompatibleNodes at once if there are nodes and none fits; StoreFull."""
         spec = message.spec
@@ -164,6 +156,9 @@ class Head:
         job.detached = job.spec.detach
         self.store.update_job(job.number, job.durable, complete=True, detached=job.detached, total=job.core.total)
         job.complete.set()
+        self.store.after_commit(lambda: self._begin(job))  # calls of a job that the store did not know would run again
+
+    def _begin(self, job: RunningJob) -> None:
         self.apply(job, jobs.InputsComplete())
         if self.nodes:  # the first one may have come while the inputs did
             self._cancel_misfit(job)

@@ -123,10 +123,14 @@ class Lease:
         self._work_came.set()
         self._news.set()
 
-    async def end(self) -> None:
-        """End all children, running calls too."""
+    def stop_trading(self) -> None:
+        """Ask the head for nothing more: its answer would be lost."""
         self._ended = True
         self._trading.cancel()
+
+    async def end(self) -> None:
+        """End all children, running calls too."""
+        self.stop_trading()
         for slot in self._slots:
             if slot.busy:
                 slot.stop()

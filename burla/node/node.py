@@ -101,9 +101,11 @@ class Node:
         unwanted = [job for job in self._leases if job not in joined.kept]
         for job, ranges in joined.kept.items():
             self._leases[job].keep(ranges)
-        ends = [self._leases.pop(job).end() for job in unwanted]
+        ending = [self._leases.pop(job) for job in unwanted]
+        for lease in ending:  # now: a question that waits for the head would go to it first
+            lease.stop_trading()
         self._joined.set()
-        await asyncio.gather(*ends)
+        await asyncio.gather(*(lease.end() for lease in ending))
 
     def join_anew(self) -> None:
         """Break with the head, and join it again: what it has misunderstood is then told anew."""

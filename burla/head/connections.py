@@ -139,7 +139,7 @@ class Connection:
         """Serve until the connection ends, then see to what it leaves behind."""
         reason = await self._channel.run()
         if self._node is not None:
-            self._head.leave(self._node, self._channel)
+            self._head.dispatch.leave(self._node, self._channel)
         session = self._session
         if session is not None and session.channel is self._channel:
             session.channel = None
@@ -155,15 +155,18 @@ class Connection:
             session.channel, session.gone, session.seen = self._channel, None, now
             return await self._from_client(message, self._session)
         if self._node is not None:
-            if self._node in self._head.nodes:
-                self._head.nodes[self._node].seen = now
+            if self._node in self._head.dispatch.nodes:
+                self._head.dispatch.nodes[self._node].seen = now
             return await self._from_node(message, self._node)
         match message:
             case Hello(session_id):
                 return self._welcome(session_id, now)
             case Join(offer):
                 self._node = offer.id
-                return Joined(kept=self._head.join(message, self._channel), trade_every_s=self._head.trade_every_s)
+                return Joined(
+                    kept=self._head.dispatch.join(message, self._channel),
+                    trade_every_s=self._head.dispatch.trade_every_s,
+                )
             case _:
                 raise BurlaError(f"{type(message).__name__} before Hello or Join")
 
@@ -185,7 +188,7 @@ class Connection:
                 return work
             case Released(job_id):
                 if job_id in head.jobs:
-                    head.released(head.jobs[job_id], node)
+                    head.dispatch.released(head.jobs[job_id], node)
             case Relay(session_id, parent, depth, inner):
                 session = head.session_of(session_id)
                 session.node, session.parent, session.depth = node, parent, depth
@@ -202,7 +205,7 @@ class Connection:
 
     def _trade(self, message: Trade, node: str) -> Work:
         try:
-            return self._head.trade(node, message)
+            return self._head.dispatch.trade(node, message)
         except Exception as error:  # a mistake of ours must end the job, not leave it hanging
             log.exception("trading with %s", node)
             if message.job in self._head.jobs:
@@ -288,7 +291,7 @@ class Connection:
     def _status(self) -> ClusterStatus:
         head = self._head
         return ClusterStatus(
-            nodes=tuple(node.offer for node in head.nodes.values()),
+            nodes=tuple(node.offer for node in head.dispatch.nodes.values()),
             jobs=tuple(job.status() for job in head.jobs.values() if not job.state.ended),
             clients=sum(session.channel is not None for session in head.sessions.values()),
             idle_after_s=self._service.idle_after_s,

@@ -58,10 +58,10 @@ class LeaseTasks:
                 )
                 self._client = await cast(Awaitable[Client], client)
             for job_id, node in wanted - self._shown.keys():
-                if node not in self.head.nodes:
+                if node not in self.head.dispatch.nodes:
                     continue
                 key = f"burla-lease-{job_id}-{node}"
-                workers = [self.head.nodes[node].address]
+                workers = [self.head.dispatch.nodes[node].address]
                 self._shown[job_id, node] = self._client.submit(
                     self._hold_lease, job_id, key=key, workers=workers, pure=False
                 )

@@ -82,10 +82,10 @@ class HeadPlugin(SchedulerPlugin):
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """A worker is lost: its node too, whatever its stream says."""
         head = self._service.head
-        for node_id, node in list(head.nodes.items()):
+        for node_id, node in list(head.dispatch.nodes.items()):
             if node.address == worker:
                 node.channel.close()
-                head.leave(node_id)
+                head.dispatch.leave(node_id)
 
     def _broken(self, error: Exception) -> None:
         """The store cannot be used any more."""

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 from burla.errors import StoreDamaged
 from burla.head import records
+from burla.head.database import connect
 from burla.head.files import Files
 from burla.head.records import Damaged, StoredJob, check_facts, first_key, number_of
-from burla.head.writer import connect
 from burla.protocol import MESSAGE_BYTES, Blob, Block, Event, Kind, Payload
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,10 @@ from typing import Any
 
 from burla.errors import BlobBroken, StoreBusy, StoreUnknown
 from burla.head import crashpoints, records
+from burla.head.database import TAIL, connect, full, is_full
 from burla.head.files import Files
+from burla.head.operations import delete_statements
 from burla.head.records import Damaged, Extent, StoredJob, first_key
-from burla.head.writer import TAIL, connect, delete_statements, full, is_full
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ async def replay(head: Head, nodes_survived: bool) -> None:
     """Continue what had not ended. `nodes_survived`: nodes of before may come back, with calls that run."""
     found = head.store.unfinished()
     if nodes_survived and found:
-        head.awaited = head.store.nodes()
+        head.dispatch.awaited = head.store.nodes()
     else:
         head.store.forget_nodes()
     for one in found:

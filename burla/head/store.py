@@ -16,9 +16,7 @@ from typing import Any
 from burla.errors import StoreFull
 from burla.head import records, recovery
 from burla.head.files import Files
-from burla.head.reader import Reader, Replay, size_bytes
-from burla.head.records import Extent, Status, first_key
-from burla.head.writer import (
+from burla.head.operations import (
     Append,
     Batch,
     DeleteJob,
@@ -28,10 +26,11 @@ from burla.head.writer import (
     SyncFiles,
     Tell,
     WriteFile,
-    Writer,
     delete_statements,
-    lost,
 )
+from burla.head.reader import Reader, Replay, size_bytes
+from burla.head.records import Extent, Status, first_key
+from burla.head.writer import Writer, lost
 from burla.protocol import Blob, Block, Event, JobSpec
 
 log = logging.getLogger(__name__)

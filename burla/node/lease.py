@@ -7,7 +7,6 @@ became of them into the outbox. One more coroutine trades with the head: outbox 
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import logging
 import os
@@ -17,12 +16,12 @@ from typing import TYPE_CHECKING
 from burla import serialize
 from burla.errors import BurlaError
 from burla.node import shared
+from burla.node.backlog import Backlog, cut
 from burla.node.outbox import News, Outbox
 from burla.node.slot import Slot, Unreadable
 from burla.protocol import (
     BLOB_BYTES,
     TIME_BOX_S,
-    Blob,
     Claim,
     Crash,
     Failure,
@@ -32,7 +31,6 @@ from burla.protocol import (
     Slice,
     Trade,
     Work,
-    inline_bytes,
 )
 from burla.ranges import Ranges
 
@@ -60,8 +58,7 @@ class Lease:
         self._target = 0
         self._leases = 0
         self._slots: set[Slot] = set()
-        self._queue: collections.deque[Slice] = collections.deque()
-        self._queued = 0  # calls in the queue
+        self._backlog = Backlog()
         self._outbox = Outbox()
         self._handed_back: list[tuple[int, int]] = []
         self._mine = Ranges()  # calls that came here, until the head has their outcome or has them back
@@ -90,12 +87,8 @@ class Lease:
 
     def add(self, slices: tuple[Slice, ...]) -> None:
         """Queue slices, in the order given; retries go first."""
+        self._backlog.add(slices)
         for one in slices:
-            if one.alone:
-                self._queue.appendleft(one)
-            else:
-                self._queue.append(one)
-            self._queued += one.stop - one.start
             self._mine.add(one.start, one.stop)
         if slices:
             self._work_came.set()
@@ -115,11 +108,7 @@ class Lease:
     def keep(self, ranges: tuple[tuple[int, int], ...]) -> None:
         """Drop calls that wait here and are somebody else's now; the outcome of one that runs will be ignored."""
         self._mine = Ranges(*ranges)
-        queue, self._queue, self._queued = self._queue, collections.deque(), 0
-        for one in queue:
-            for start, stop in self._mine.overlap(one.start, one.stop):
-                self._queue.append(Slice(one.block, start, stop, one.alone))
-                self._queued += stop - start
+        self._backlog.keep(self._mine)
         self._work_came.set()
         self._news.set()
 
@@ -164,23 +153,10 @@ class Lease:
 
     def _take(self, slot: Slot) -> list[Slice]:
         """Take about a time box of calls; a retry runs alone, a share is left for the other slots."""
-        share = -(-self._queued // (2 * max(1, len(self._slots))))
-        quota = max(1, min(int(self._rate * TIME_BOX_S), GROWTH * slot.calls, share))
-        taken: list[Slice] = []
-        while quota > 0 and self._queue and not self._failed and self._node.may_start:
-            first = self._queue.popleft()
-            if first.alone and taken:
-                self._queue.appendleft(first)
-                break
-            stop = min(first.stop, first.start + quota)
-            if stop < first.stop:
-                self._queue.appendleft(Slice(first.block, stop, first.stop))
-            taken.append(Slice(first.block, first.start, stop, first.alone))
-            self._queued -= stop - first.start
-            quota -= stop - first.start
-            if first.alone or isinstance(first.block.payload, Blob):
-                break
-        return taken
+        if self._failed or not self._node.may_start:
+            return []
+        share = -(-len(self._backlog) // (2 * max(1, len(self._slots))))
+        return self._backlog.take(max(1, min(int(self._rate * TIME_BOX_S), GROWTH * slot.calls, share)))
 
     async def _run_safely(self, slot: Slot, calls: list[Slice]) -> None:
         """Run calls; a mistake of ours fails the job rather than leave it hanging."""
@@ -196,8 +172,8 @@ class Lease:
             if not isinstance(error, BurlaError):  # such as StoreDamaged, of what the call needs
                 log.exception("running calls of job %s", self._spec.id)
                 failure = BurlaError(f"burla failed to run this call: {error!r}. Please report this.")
-            self._fail(_cut(calls, 0, 1)[0], failure)
-            self._requeue(_cut(calls, 1, sum(one.stop - one.start for one in calls)))
+            self._fail(cut(calls, 0, 1)[0], failure)
+            self._requeue(cut(calls, 1, sum(one.stop - one.start for one in calls)))
             slot.let_go()
         finally:
             telling.cancel()
@@ -223,16 +199,14 @@ class Lease:
             done += sum(one.stop - one.start for one in results)
             await self._put_results(slot, results)
 
-        report, kept = await slot.receive(total, lambda stop: self._requeue(_cut(calls, stop, total)), take_early)
+        report, kept = await slot.receive(total, lambda stop: self._requeue(cut(calls, stop, total)), take_early)
         if report is None:
-            await self._crashed(slot, _cut(calls, done, kept))
+            await self._crashed(slot, cut(calls, done, kept))
         else:
-            await self._reported(slot, report, _cut(calls, report.calls, kept))
+            await self._reported(slot, report, cut(calls, report.calls, kept))
 
     def _requeue(self, slices: list[Slice]) -> None:
-        for one in reversed(slices):
-            self._queue.appendleft(one)
-            self._queued += one.stop - one.start
+        self._backlog.put_back(slices)
         if slices:
             self._work_came.set()
             self._news.set()
@@ -317,7 +291,7 @@ class Lease:
         while True:
             busy = any(slot.busy for slot in self._slots)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), BEAT_S if busy and self._queued else None)
+                await asyncio.wait_for(self._news.wait(), BEAT_S if busy and len(self._backlog) else None)
             self._news.clear()
             if (pause := last + self._trade_every_s - time.monotonic()) > 0 and not self._urgent.is_set():
                 with contextlib.suppress(TimeoutError):
@@ -339,35 +313,29 @@ class Lease:
             if self._outbox:
                 self._news.set()
             self.add(work.slices)
-            self._give_back(work.give_back if self._target else self._queued)
+            self._give_back(work.give_back if self._target else len(self._backlog))
 
     def _offer(self) -> Trade:
         handed_back, self._handed_back = tuple(self._handed_back), []
         busy, held = sum(slot.busy for slot in self._slots), len(self._slots)
         ahead = int(self._rate * held * AHEAD_S) + (held - busy)
-        if sum(inline_bytes(one.block.payload) for one in self._queue) > AHEAD_BYTES:
+        if self._backlog.inline_bytes > AHEAD_BYTES:
             ahead = 0
         return Trade(
             job=self._spec.id,
             news=self._take_outbox(),
             handed_back=handed_back,
-            want=max(0, ahead - self._queued) if self._target else 0,
+            want=max(0, ahead - len(self._backlog)) if self._target else 0,
             running=busy,
-            queued=self._queued,
+            queued=len(self._backlog),
             held=held,
             leases=self._leases,
             number=next(self._node.trades),
         )
 
     def _give_back(self, calls: int) -> None:
-        while calls > 0 and self._queue:
-            last = self._queue.pop()
-            start = max(last.start, last.stop - calls)
-            if start > last.start:
-                self._queue.append(Slice(last.block, last.start, start))
-            self._handed_back.append((start, last.stop))
-            self._queued -= last.stop - start
-            calls -= last.stop - start
+        if taken := self._backlog.take_last(calls):
+            self._handed_back += taken
             self._urgent.set()
             self._news.set()
 
@@ -381,16 +349,3 @@ def _calls_of(news: News) -> tuple[int, int] | None:
             return index, index + 1
         case _:
             return None
-
-
-def _cut(calls: list[Slice], start: int, stop: int) -> list[Slice]:
-    """Return the calls at positions `start` … `stop - 1` of a Run."""
-    cut: list[Slice] = []
-    at = 0
-    for one in calls:
-        count = one.stop - one.start
-        first, last = max(start - at, 0), min(stop - at, count)
-        if first < last:
-            cut.append(Slice(one.block, one.start + first, one.start + last, one.alone))
-        at += count
-    return cut

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from burla.errors import BlobBroken, StoreBusy, StoreDamaged, StoreUnknown
+from burla.head.database import FREE_PAGES, connect
 from burla.head.records import FILE_BYTES, SCHEMA, StoredJob
 from burla.head.store import Store
-from burla.head.writer import FREE_PAGES, connect
 from burla.protocol import Block, Event, Failure, JobState, Kind, Notice, Output, Results
 from tests.head.samples import (
     Told,
@@ -432,7 +432,7 @@ async def test_a_head_that_was_replaced_acknowledges_nothing_more(folder: Path):
         await store.committed()
         code = f"""
 from pathlib import Path
-from burla.head.writer import connect
+from burla.head.database import connect
 connect(Path({str(folder)!r})).execute("UPDATE meta SET epoch = epoch + 1")
 """
         await run_python(code)

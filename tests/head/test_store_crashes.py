@@ -14,8 +14,8 @@ import pytest
 
 from burla.head import recovery
 from burla.head.crashpoints import VARIABLE
+from burla.head.database import connect
 from burla.head.store import Store
-from burla.head.writer import connect
 from tests.conftest import wait_until
 from tests.head.crashing import EVENTS, blob_bytes, blocks_of, event_at
 from tests.head.samples import all_blocks, all_events, blob_of, get_blob, in_a_loop, opened

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from burla.errors import StoreUnknown
+from burla.head.database import connect
 from burla.head.records import SHIFT
-from burla.head.writer import connect
 from burla.protocol import JobState, Kind, Notice
 from tests.head.samples import all_events, in_a_loop, opened, spec
 from tests.head.survey import Sample, Survey, mark, survey, write_samples

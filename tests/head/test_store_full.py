@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from burla.errors import BlobBroken, StoreFull
+from burla.head.database import RESERVE_BYTES
 from burla.head.records import FILE_BYTES
 from burla.head.store import Store
-from burla.head.writer import RESERVE_BYTES
 from burla.protocol import Event, Output, Results
 from tests.head.samples import (
     Told,

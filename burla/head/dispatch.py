@@ -1,0 +1,302 @@
+"""Nodes: who they are, what they run, and what they run next.
+
+Which slots a job gets is decided by `place`; here are the leases that it leads to, and the trades of nodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from burla import config
+from burla.channel import Channel
+from burla.errors import NoCompatibleNodes, StoreDamaged
+from burla.head import jobs, place
+from burla.head.members import NodeState
+from burla.head.running import RunningJob
+from burla.protocol import (
+    BeginLease,
+    Crash,
+    EndLease,
+    Failure,
+    JobSpec,
+    JobState,
+    Join,
+    MoreWork,
+    Notice,
+    Output,
+    Results,
+    SetSlots,
+    Slice,
+    Trade,
+    Work,
+)
+
+if TYPE_CHECKING:
+    from burla.head.head import Head
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 8.0  # a head that was started again waits so long for nodes that may still run its calls
+
+
+class Dispatch:
+    """See the module. `changed`: called when a lease begins or ends."""
+
+    def __init__(self, head: Head, changed: Callable[[], None]):
+        self.nodes: dict[str, NodeState] = {}
+        self.awaited: set[str] = set()  # nodes of before a restart: what they still run must not begin elsewhere
+        self.without_nodes_since = self._started = time.monotonic()
+        self._head = head
+        self._changed = changed
+        self._placing = False
+
+    @property
+    def trade_every_s(self) -> float:
+        return max(0.05, len(self.nodes) / 1000)
+
+    @property
+    def paused(self) -> bool:
+        """Whether no calls are handed out for now."""
+        return bool(self.awaited) or self._head.full is not None
+
+    def resume(self) -> None:
+        """Hand out calls again, if nothing is in the way."""
+        if not self.paused:
+            self._feed()
+            self.replace()
+
+    def join(self, message: Join, channel: Channel) -> dict[str, tuple[tuple[int, int], ...]]:
+        """Take a node in; return what of the calls that it still has is its own again, by job."""
+        node = message.offer.id
+        sessions = {one: self._head.sessions[one] for one in message.sessions if one in self._head.sessions}
+        self.leave(node, keep=set(sessions))
+        self.nodes[node] = NodeState(message.offer, channel, message.address, time.monotonic())
+        self._head.store.set_node(node, True)
+        for session in [s for s in self._head.sessions_at(node) if s.id not in sessions]:
+            self._head.end_session(session, "the call that made it is gone")
+        kept: dict[str, tuple[tuple[int, int], ...]] = {}
+        for claim in message.claims:
+            job = self._head.jobs.get(claim.job)
+            if job is None or job.state not in (JobState.WAITING, JobState.RUNNING):
+                continue
+            self._head.apply(job, jobs.LeaseGranted(node))
+            ranges = claim.ranges if claim.number <= job.trades.get(node, 0) else claim.ranges + claim.sent
+            kept[claim.job] = job.core.claim(node, ranges)
+            job.granted[node], job.held[node], job.leases[node] = claim.slots, claim.held, claim.leases
+            job.running[node] = claim.held
+        for job in list(self._head.jobs.values()):
+            if job.state is JobState.WAITING:
+                self.cancel_misfit(job)
+        self._settle(node)
+        self.replace()
+        self._changed()
+        return kept
+
+    def _settle(self, node: str) -> None:
+        if node in self.awaited:
+            self.awaited.discard(node)
+            self.resume()
+
+    def leave(self, node: str, channel: Channel | None = None, keep: Collection[str] = ()) -> None:
+        """A node is lost: its calls without outcome run elsewhere, and its sessions end but for those in `keep`."""
+        known = self.nodes.get(node)
+        if known is None or (channel is not None and known.channel is not channel):
+            return
+        del self.nodes[node]
+        self._head.store.set_node(node, False)
+        for session in [s for s in self._head.sessions_at(node) if s.id not in keep]:
+            self._head.end_session(session, "its node is lost")
+        for job in list(self._head.jobs.values()):
+            self._head.apply(job, jobs.NodeLost(node))
+            self.released(job, node)
+        self._feed()
+        self.replace()
+
+    def trade(self, node: str, trade: Trade) -> Work:
+        """Take a node's news of a job in; return what it should run next."""
+        job = self._head.jobs.get(trade.job)
+        if job is None or node not in self.nodes or job.state.ended:
+            return Work()
+        unfinished = job.core.unfinished
+        if trade.number > job.trades.get(node, 0):
+            self._take_news(job, node, trade)
+        job.running[node] = trade.running
+        job.queued[node] = trade.queued
+        job.hungry.pop(node, None)
+        if trade.leases == job.leases.get(node) and job.held.get(node) != trade.held:
+            job.held[node] = trade.held
+            self.replace()
+        if job.core.unfinished < min(unfinished, sum(job.granted.values())):
+            self.replace()  # slots that it cannot use any more are somebody else's
+        slices = ()
+        if trade.want and job.granted.get(node):
+            slices = self._slices(job, node, self._share(job, trade.want))
+            got = sum(one.stop - one.start for one in slices)
+            if got < trade.want and (self.paused or not job.core.waiting):
+                job.hungry[node] = trade.want - got
+        self._feed()
+        return Work(slices, self._give_back(job, node, trade.queued))
+
+    def _take_news(self, job: RunningJob, node: str, trade: Trade) -> None:
+        for one in trade.news:
+            match one:
+                case Results():
+                    self._head.apply(job, jobs.CallsDone(node, one))
+                case Failure():
+                    self._head.apply(job, jobs.CallFailed(node, one))
+                case Crash():
+                    self._head.apply(job, jobs.CallCrashed(node, one))
+                case Output():
+                    job.record(one)
+        for start, stop in trade.handed_back:
+            self._head.apply(job, jobs.HandedBack(node, start, stop))
+        if trade.news:
+            job.trades[node] = trade.number
+            self._head.store.set_trade(job.number, node, trade.number, job.durable)
+
+    def _slices(self, job: RunningJob, node: str, want: int) -> tuple[Slice, ...]:
+        if self.paused:
+            return ()
+        try:
+            return job.slices(node, want)
+        except StoreDamaged as error:  # the job cannot be finished; others are not concerned
+            self._head.cancel(job, error)
+            return ()
+
+    def released(self, job: RunningJob, node: str) -> None:
+        """A node runs no call of an ending job any more."""
+        job.releasing.discard(node)
+        for known_slots in (job.granted, job.held, job.leases, job.running, job.queued, job.hungry):
+            known_slots.pop(node, None)
+        if not job.releasing:
+            self._head.end_of_calls(job)
+        self.replace()
+
+    def _share(self, job: RunningJob, want: int) -> int:
+        """Leave something for the other nodes when the end is near."""
+        nodes = len(job.granted)
+        return want if nodes < 2 else min(want, max(1, -(-job.core.waiting // (2 * nodes))))
+
+    def _give_back(self, job: RunningJob, node: str, queued: int) -> int:
+        others = sum(want for other, want in job.hungry.items() if other != node)
+        return 0 if job.core.waiting or not queued else min(others, -(-queued // 2))
+
+    def _feed(self) -> None:
+        """Give calls that came back to nodes that asked for some in vain."""
+        for job in list(self._head.jobs.values()):
+            while job.hungry and job.core.waiting and not self.paused:
+                node, want = job.hungry.popitem()
+                if slices := self._slices(job, node, self._share(job, want)):
+                    self._tell(node, MoreWork(job.spec.id, slices))
+
+    def stop_calls(self, job: RunningJob, at_once: bool) -> None:
+        """End all leases of a job, `at_once` or when its outcomes are stored: a node that ends one forgets them."""
+        job.releasing = set(job.granted) & set(self.nodes)
+        job.hungry.clear()
+        if at_once:
+            self._end_leases(job)
+        else:
+            self._head.store.after_commit(lambda: self._end_leases(job))
+        if not job.releasing:
+            asyncio.get_running_loop().call_soon(self._head.end_of_calls, job)
+        self._changed()
+
+    def _end_leases(self, job: RunningJob) -> None:
+        for session in [s for s in self._head.sessions.values() if s.parent == job.spec.id]:
+            self._head.end_session(session, "the call that made it is stopped")
+        for node in job.releasing & set(self.nodes):
+            self._tell(node, EndLease(job.spec.id))
+
+    def replace(self) -> None:
+        """Decide anew who runs what; once for all that changes at this moment."""
+        if not self._placing:
+            self._placing = True
+            asyncio.get_running_loop().call_soon(self._place)
+
+    def _place(self) -> None:
+        self._placing = False
+        if self.paused:
+            return
+        active = [job for job in self._head.jobs.values() if job.state is not JobState.RECEIVING]
+        held = {(job.spec.id, node): slots for job in active for node, slots in job.slots_held().items()}
+        offers = [node.offer for node in self.nodes.values()]
+        wanted = place.place([job.demand() for job in active], offers, held, self._lent())
+        for (job_id, node), slots in wanted.items():
+            job = self._head.jobs[job_id]
+            before = job.granted.get(node, 0)
+            if job.core.unfinished == 0 or slots == before:
+                continue
+            if not job.granted:
+                self._head.apply(job, jobs.LeaseGranted(node))
+            if node not in job.granted:
+                self._tell(node, BeginLease(job.spec))
+            job.granted[node] = slots
+            job.leases[node] = job.leases.get(node, 0) + 1
+            job.held[node] = max(before, job.held.get(node, 0))  # until the node has heard of this, and says so
+            self._tell(node, SetSlots(job_id, slots, self._slices(job, node, max(0, slots - before))))
+            self._changed()
+
+    def _lent(self) -> dict[str, dict[int, int]]:
+        """Return, by node and depth, the CPUs of calls that wait for jobs of their own."""
+        lent: dict[str, dict[int, int]] = {}
+        for session in self._head.sessions.values():
+            parent = self._head.jobs.get(session.parent or "")
+            waits = any(job in self._head.jobs and not self._head.jobs[job].state.ended for job in session.jobs)
+            if session.node is not None and parent is not None and waits:
+                depths = lent.setdefault(session.node, {})
+                depths[session.depth] = depths.get(session.depth, 0) + parent.spec.func_cpu
+        return lent
+
+    def _tell(self, node: str, message: object) -> None:
+        self.nodes[node].channel.post(message)
+
+    def check_fit(self, spec: JobSpec) -> None:
+        """Raise NoCompatibleNodes if there are nodes and none of them fits."""
+        if not self.nodes:
+            return
+        offers = [node.offer for node in self.nodes.values()]
+        demand = place.demand_of(spec, 0, 0)
+        if any(place.fits(demand, offer) for offer in offers):
+            return
+        asked, available = place.explain_misfit(demand, offers)
+        raise NoCompatibleNodes(
+            f"no node of this cluster can run a call with {asked}: there is {available}. Ask for less.",
+            asked=asked,
+            available=available,
+        )
+
+    def cancel_misfit(self, job: RunningJob) -> None:
+        """Stop a job if there are nodes and none of them fits."""
+        try:
+            self.check_fit(job.spec)
+        except NoCompatibleNodes as error:
+            self._head.cancel(job, error)
+
+    def tick(self, now: float) -> None:
+        """Give up silent nodes. `now` is monotonic."""
+        for node_id, node in list(self.nodes.items()):
+            if now - node.seen > config.NODE_LEASE_S:
+                text = f"node {node.offer.name} has been silent for {now - node.seen:.0f} s: its calls run elsewhere"
+                log.warning(text)
+                for job in self._head.jobs.values():
+                    if node_id in job.granted and not job.state.ended:
+                        job.record(Notice(text))
+                self.leave(node_id)
+                node.channel.close()
+        if self.awaited and now - self._started > SETTLE_S:
+            self._give_up_awaited()
+        if self.nodes:
+            self.without_nodes_since = now
+
+    def _give_up_awaited(self) -> None:
+        log.warning("nodes %s did not come back: their calls run elsewhere", ", ".join(sorted(self.awaited)))
+        for node in self.awaited:
+            self._head.store.set_node(node, False)
+            for session in self._head.sessions_at(node):
+                self._head.end_session(session, "its node is lost")
+        self.awaited.clear()
+        self.resume()

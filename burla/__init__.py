@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from burla.api import attach, current_job, jobs, remote_parallel_map, submit, use
+    from burla.display.failures import ErrorGroup
     from burla.errors import (
         ArgumentMismatch,
         BlobBroken,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         WorkerCrashed,
     )
     from burla.job import Job
+    from burla.serialize_report import function_parts
 
 __version__ = "0.1.0"
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "ClusterError",
     "ClusterLost",
     "ClusterStartFailed",
+    "ErrorGroup",
     "FunctionNotPicklable",
     "FunctionTooBig",
     "InputNotPicklable",
@@ -71,12 +74,15 @@ __all__ = [
     "__version__",
     "attach",
     "current_job",
+    "function_parts",
     "jobs",
     "remote_parallel_map",
     "submit",
     "use",
 ]
 _MODULES = {
+    "ErrorGroup": "burla.display.failures",
+    "function_parts": "burla.serialize_report",
     "Job": "burla.job",
     "attach": "burla.api",
     "current_job": "burla.api",

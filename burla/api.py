@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Literal, TypeVar, overload
 
-from burla import begin, follow, options
+from burla import begin, follow, options, serialize, views
 from burla.client import current, running
 from burla.client.signals import interruptible
 from burla.display.progress import Progress
-from burla.display.terminal import PlainView, make_view
+from burla.display.terminal import PlainView
 from burla.errors import InvalidType
+from burla.follower import whereabouts
 from burla.job import Job
 from burla.job_list import Jobs
 from burla.protocol import ListJobs
@@ -109,15 +110,22 @@ def remote_parallel_map(
         something = options.iterate(inputs)
         if something is None:
             return (result for result in ()) if wanted.generator else []
-        view = make_view(wanted.spinner)
+        view = views.make_view(wanted.spinner)
+        progress = Progress(serialize.function_name(function_), None, time.monotonic())
+
+        def sent(inputs: int) -> None:
+            progress.uploaded(inputs)
+            view.update(progress, time.monotonic())
+
         try:
-            job = begin.begin(function_, something, wanted, view)
+            job = begin.begin(function_, something, wanted, view.say, sent=sent)
+            progress.begun(job.id, job.total)
+            view.begin(Job.of(job))
             if wanted.detach:
-                view.say(f"burla: job {job.id} is safe: {follow.whereabouts(job)}", always=True)
-        except BaseException:
-            view.close()
+                view.say(f"burla: job {job.id} is safe: {whereabouts(job.id, job.connection)}", always=True)
+        except BaseException as error:
+            view.close(error)
             raise
-        progress = Progress(job.function_name, job.total, time.monotonic())
         read = follow.stream if wanted.generator else follow.collect
         return read(job, view, progress)
 
@@ -132,15 +140,18 @@ def submit(
     image: str | None = None,
     grow: bool = False,
     max_parallelism: int | None = None,
+    detach: bool = True,
     on_error: Literal["raise", "continue"] = "raise",
     resume: str | Job | None = None,
 ) -> Job:
-    """Start a detached job: return when its inputs are in the cluster's store, so that it needs this process no more.
+    """Start a job in the background: return when its inputs are in the cluster's store.
 
     Parameters
     ----------
     function_, inputs, func_cpu, func_ram, func_gpu, image, grow, max_parallelism
         As for `remote_parallel_map`.
+    detach
+        The job outlives this process. With False it ends with it; what it has brought by then stays.
     on_error
         "raise": the first failure stops the job. "continue": a failure is the outcome of its call alone.
     resume
@@ -153,14 +164,14 @@ def submit(
         Of `burla.errors`, such as UnknownJob and JobUnfinished for `resume`; nothing has run then.
     """
     wanted = options.check(
-        function_, inputs, func_cpu, func_ram, func_gpu, image, grow, max_parallelism, True, False, False, on_error
+        function_, inputs, func_cpu, func_ram, func_gpu, image, grow, max_parallelism, detach, False, False, on_error
     )
     if resume is not None and not isinstance(resume, (str, Job)):
         raise InvalidType(f"resume={resume!r}: it must be the id of a job, a Job, or None.")
     with interruptible():
         something = options.iterate(inputs)
         old = resume.id if isinstance(resume, Job) else resume
-        job = begin.begin(function_, () if something is None else something, wanted, PlainView(), old)
+        job = begin.begin(function_, () if something is None else something, wanted, PlainView().say, old)
         running.remove(job)
     return Job.of(job)
 

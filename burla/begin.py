@@ -13,7 +13,6 @@ from burla import blobs, config, serialize, serialize_inputs
 from burla.client import current
 from burla.client.connection import Connection
 from burla.client.job import ClientJob, new_id
-from burla.display.terminal import PlainView, TerminalView
 from burla.errors import BurlaError, JobUnfinished
 from burla.options import Options
 from burla.protocol import CallContext, GetInputs, GetJob, JobInfo, JobSpec
@@ -24,10 +23,14 @@ def begin(
     function: Callable[..., Any],
     inputs: Iterable[Any],
     wanted: Options,
-    view: TerminalView | PlainView,
+    say: Callable[..., None],
     resume: str | None = None,
+    sent: Callable[[int], None] | None = None,
 ) -> ClientJob:
-    """Send a job; return when all of it is on the head. `resume`: the id of a job whose results it takes over."""
+    """Send a job; return when all of it is on the head. `resume`: the id of a job whose results it takes over.
+
+    `say` is as in a `View`; `sent` is told how many inputs have gone to the head, as they go.
+    """
     name = serialize.function_name(function)
     pickled = serialize.dump_function(function)
     current.begin()
@@ -49,18 +52,18 @@ def begin(
     )
     blocks = serialize_inputs.pack_inputs(inputs)
     try:
-        connection = current.connection(view.say)
+        connection = current.connection(say)
         comparison = None if resume is None else _comparison(connection, resume)
         if comparison is not None:
             spec, blocks = replace(spec, resumed=comparison.job_id), comparison.watch(blocks)
-        job = ClientJob(connection, spec, lambda lost: current.instead_of(lost, view.say))
-        job.submit(blocks, None if comparison is None else comparison.resume)
+        job = ClientJob(connection, spec, lambda lost: current.instead_of(lost, say))
+        job.submit(blocks, None if comparison is None else comparison.resume, sent)
     except BaseException as error:
         if wanted.detach and not isinstance(error, BurlaError):  # those say themselves what was wrong
             text = "burla: the job was cancelled, because not all of its inputs had arrived at the cluster"
             vars(error)["__notes__"] = [*vars(error).get("__notes__", ()), text]
             if isinstance(error, KeyboardInterrupt):
-                view.say(text, always=True)
+                say(text, always=True)
         raise
     return job
 

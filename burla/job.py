@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import itertools
 import operator
+import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from burla import blobs, job_errors, serialize
-from burla.client import current, running
+from burla import blobs, serialize, views
+from burla.client import running
 from burla.client.connection import Connection
-from burla.client.job import ClientJob, load_results, new_id
+from burla.client.job import ClientJob, new_id
 from burla.client.outcome import Outcome
 from burla.display import job as display
-from burla.errors import BurlaError, ClusterLost, InvalidType, StoreDamaged
-from burla.job_errors import ErrorGroup
+from burla.display.failures import ErrorGroup, FailureGroups
+from burla.display.progress import Progress
+from burla.display.view import View
+from burla.errors import InvalidType
+from burla.follower import Follower, whereabouts
 from burla.job_parts import JobProgress, LogLine, lines_of
+from burla.job_reader import JobReader
 from burla.protocol import (
     BLOB_BYTES,
-    POLL_S,
     STDERR,
     STDOUT,
     Cancel,
     Delete,
     Detach,
-    Ended,
-    Event,
     GetInputs,
     GetJob,
     JobInfo,
     Kind,
     Output,
     Payload,
-    Poll,
-    Results,
     Retry,
     Snapshot,
 )
-
-GLANCE_S = 0.5  # a repr waits so long for news
-ANSWER_S = 10.0  # a wait with a timeout gives the cluster so long to answer at all
 
 _STREAMS = {None: (STDOUT, STDERR), "stdout": (STDOUT,), "stderr": (STDERR,)}
 
@@ -64,10 +61,8 @@ class Job:
     """
 
     def __init__(self, connection: Connection | None, job_id: str, function_name: str, snapshot: Snapshot | None):
-        self._connection = connection  # the last that was used; None: to the cluster in use when it is needed
-        self._id = job_id
+        self._reader = JobReader(connection, job_id, snapshot)
         self._function_name = function_name
-        self._snapshot = snapshot  # the last that was seen
 
     @classmethod
     def of(cls, job: ClientJob) -> Job:
@@ -82,7 +77,7 @@ class Job:
     @property
     def id(self) -> str:
         """Its name on its cluster."""
-        return self._id
+        return self._reader.id
 
     @property
     def function_name(self) -> str:
@@ -92,12 +87,12 @@ class Job:
     @property
     def status(self) -> str:
         """Where it is now; see the class for the states."""
-        return self._look().state.value
+        return self._reader.look().state.value
 
     @property
     def progress(self) -> JobProgress:
         """How far it is now."""
-        return JobProgress.of(self._look())
+        return JobProgress.of(self._reader.look())
 
     # outcomes
 
@@ -108,9 +103,9 @@ class Job:
         TimeoutError if the job has not ended after `timeout_s`. All carry `burla_results` (what is there, by index).
         """
         parts: list[tuple[int, list[Any]]] = []
-        outcome = Outcome(self._id)
+        outcome = Outcome(self._reader.id)
         try:
-            for start, values in self._results(outcome, timeout_s):
+            for start, values in self._reader.results(outcome, timeout_s):
                 parts.append((start, values))
             if outcome.error is not None:
                 raise outcome.error
@@ -126,9 +121,9 @@ class Job:
 
         Raises as `results` does, after all results that there are; `burla_results` is empty then.
         """
-        outcome = Outcome(self._id)
+        outcome = Outcome(self._reader.id)
         try:
-            for start, values in self._results(outcome, None):
+            for start, values in self._reader.results(outcome, None):
                 yield from enumerate(values, start)
             if outcome.error is not None:
                 raise outcome.error
@@ -138,8 +133,11 @@ class Job:
 
     def errors(self) -> list[ErrorGroup]:
         """Return the failures so far by type and line, the most frequent first."""
-        batches = self._batches(Kind.FAILURE, follow=False)
-        return job_errors.group(itertools.chain.from_iterable(batches))
+        failures = FailureGroups()
+        for events in self._reader.batches(Kind.FAILURE, follow=False):
+            for event in events:
+                failures.add(event)
+        return failures.groups()
 
     def logs(
         self, input_index: int | None = None, stream: str | None = None, follow: bool = False
@@ -154,7 +152,7 @@ class Job:
         return self._logs(index, _STREAMS[stream], follow)
 
     def _logs(self, index: int | None, streams: tuple[int, ...], follow: bool) -> Iterator[LogLine]:
-        for events in self._batches(Kind.OUTPUT, index, follow):
+        for events in self._reader.batches(Kind.OUTPUT, index, follow):
             for event in events:
                 if isinstance(event, Output) and event.stream in streams:
                     yield from lines_of(event)
@@ -162,33 +160,78 @@ class Job:
     def input(self, index: int) -> Any:
         """Return the input of call `index`. Raises IndexError, StoreDamaged."""
         number = operator.index(index)
-        total = self._look().total
+        total = self._reader.look().total
         if not 0 <= number < total:
-            raise IndexError(f"job {self._id} has no input {number}: they are numbered from 0 to {total - 1}")
-        blocks = self._ask(GetInputs(self._id, number)).blocks
+            raise IndexError(f"job {self._reader.id} has no input {number}: they are numbered from 0 to {total - 1}")
+        blocks = self._reader.ask(GetInputs(self._reader.id, number)).blocks
         block = next(block for block in blocks if block.first <= number < block.first + block.count)
-        item = serialize.load_block(self._fetch(block.payload))[number - block.first]
+        item = serialize.load_block(self._reader.fetch(block.payload))[number - block.first]
         return serialize.load_value(item) if block.each else item
 
     # its course
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Return when the job has ended, however that was. Raises TimeoutError after `timeout_s`."""
-        for _ in self._batches(Kind.ENDED, timeout_s=timeout_s):
+        for _ in self._reader.batches(Kind.ENDED, timeout_s=timeout_s):
             pass
+
+    def follow(self, wait: bool = True) -> None:
+        """Show the job here from its first event on, as `remote_parallel_map` does, until it ends; raise its failure.
+
+        Ctrl-C ends it if it is not detached. With `wait=False`, return at once, and raise nothing: it is shown from a
+        thread.
+        """
+        view = views.make_view(spinner=True)
+        if wait:
+            self._follow(view)
+        else:
+            threading.Thread(target=self._follow_quietly, args=(view,), daemon=True).start()
+
+    def _follow(self, view: View) -> None:
+        began_s = time.monotonic() - max(0.0, time.time() - self._reader.ask(GetJob(self._reader.id)).created_at_s)
+        progress = Progress(self._function_name, None, began_s)
+        follower = Follower(self._reader, view, progress)
+        failed: BaseException | None = None
+        try:
+            progress.begun(self._reader.id, self._reader.look().total)
+            view.begin(self)
+            for _ in follower.events():
+                pass
+            if follower.outcome.error is not None:
+                raise follower.outcome.error
+        except BaseException as error:
+            failed = error
+            if not follower.outcome.over and isinstance(error, KeyboardInterrupt):
+                self._interrupted(view)
+            vars(error)["burla_job"] = self
+            raise
+        finally:
+            view.close(failed)
+
+    def _follow_quietly(self, view: View) -> None:
+        with contextlib.suppress(Exception):  # the view shows it; who wants it raised asks for the results
+            self._follow(view)
+
+    def _interrupted(self, view: View) -> None:
+        if self._reader.ask(GetJob(self._reader.id)).detached and self._reader.connection is not None:
+            view.say(
+                f"burla: job {self._reader.id}: {whereabouts(self._reader.id, self._reader.connection)}", always=True
+            )
+        else:
+            self.cancel()
 
     def cancel(self) -> None:
         """Stop the job; return when no call of it runs any more. What it has brought stays."""
-        self._ask(Cancel(self._id))
+        self._reader.ask(Cancel(self._reader.id))
 
     def delete(self) -> None:
         """Delete the job and all that is kept of it. Raises JobUnfinished."""
-        self._ask(Delete(self._id))
+        self._reader.ask(Delete(self._reader.id))
 
     def detach(self) -> None:
         """Have the job outlive the process that began it; return when its inputs are in the cluster's store."""
-        self._ask(Detach(self._id))
-        followed = running.find(self._id)
+        self._reader.ask(Detach(self._reader.id))
+        followed = running.find(self._reader.id)
         if followed is not None:
             followed.detached = True
 
@@ -203,115 +246,28 @@ class Job:
                 raise InvalidType(f"function_={function_!r:.200}: it must be callable.")
             data = serialize.dump_function(function_)
             large = len(data) >= BLOB_BYTES
-            function = self._run(lambda connection: blobs.put(connection.ask_again, self._id, data)) if large else data
+            function = (
+                self._reader.run(lambda connection: blobs.put(connection.ask_again, self._reader.id, data))
+                if large
+                else data
+            )
         job_id = new_id()
-        self._ask(Retry(self._id, job_id, function))
-        info = self._ask(GetJob(job_id))
-        return Job(self._connection, info.id, info.function_name, info.snapshot)
+        self._reader.ask(Retry(self._reader.id, job_id, function))
+        info = self._reader.ask(GetJob(job_id))
+        return Job(self._reader.connection, info.id, info.function_name, info.snapshot)
 
     # how it shows
 
     def __repr__(self) -> str:
-        return display.line(self._id, self._function_name, self._glance())
+        return display.line(self._reader.id, self._function_name, self._reader.glance())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        snapshot = self._glance()
+        snapshot = self._reader.glance()
         return {
-            "text/plain": display.line(self._id, self._function_name, snapshot),
-            "text/html": display.html(self._id, self._function_name, snapshot),
+            "text/plain": display.line(self._reader.id, self._function_name, snapshot),
+            "text/html": display.html(self._reader.id, self._function_name, snapshot),
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
         # it may travel with an error that carries it; keys do not
-        return Job, (None, self._id, self._function_name, self._snapshot)
-
-    def _glance(self) -> Snapshot | None:
-        """Return how the job stands, as of now if that is soon known."""
-        connection = self._connection
-        if connection is not None and connection.alive and not (self._snapshot and self._snapshot.state.ended):
-            try:
-                asked = connection.begin(connection.ask_once(GetJob(self._id)))
-                self._snapshot = asked.result(GLANCE_S).snapshot
-            except (BurlaError, TimeoutError, concurrent.futures.CancelledError):
-                pass  # a repr must not fail: what was known is shown
-        return self._snapshot
-
-    # the cluster
-
-    def _look(self) -> Snapshot:
-        if self._snapshot is None or not self._snapshot.state.ended:
-            self._snapshot = self._ask(GetJob(self._id)).snapshot
-        return self._snapshot
-
-    def _results(self, outcome: Outcome, timeout_s: float | None) -> Iterator[tuple[int, list[Any]]]:
-        for events in self._batches(Kind.RESULTS | Kind.FAILURE, timeout_s=timeout_s):
-            for event in events:
-                if not isinstance(event, Results):
-                    outcome.note(event)
-                    continue
-                try:
-                    data = self._fetch(event.payload)
-                except StoreDamaged:
-                    outcome.lose(event.start, event.stop)
-                    continue
-                outcome.results += event.stop - event.start
-                yield event.start, load_results(event, data)
-        if self._snapshot is not None:
-            outcome.check(self._snapshot.total)
-
-    def _batches(
-        self, kinds: Kind, index: int | None = None, follow: bool = True, timeout_s: float | None = None
-    ) -> Iterator[tuple[Event, ...]]:
-        """Yield the journal from its beginning, up to the end of the job, or without `follow` up to now."""
-        began_s = time.monotonic()
-        after, ended = 0, False
-        while True:
-            left_s = POLL_S if timeout_s is None else max(0.0, began_s + timeout_s - time.monotonic())
-            wait_s = min(left_s, POLL_S) if follow and not ended else 0.0
-            poll = Poll(self._id, after, wait_s, kinds | Kind.ENDED, index)
-            batch = self._ask(poll, None if timeout_s is None else wait_s + ANSWER_S)
-            self._snapshot = batch.snapshot
-            yield batch.events
-            if any(isinstance(event, Ended) for event in batch.events) or (
-                batch.next == after and (ended or not follow)
-            ):
-                return
-            if not batch.snapshot.state.ended and left_s == 0.0:
-                raise TimeoutError(
-                    f"job {self._id} has not ended after {timeout_s:g} s: {JobProgress.of(batch.snapshot)}. "
-                    "It goes on, and can be asked again."
-                )
-            if index is not None and batch.snapshot.state.ended and not ended:
-                self.wait()  # its end is not about this input, so it does not come here; but all before it is there
-                ended = True
-            after = batch.next
-
-    def _fetch(self, payload: Payload) -> bytes:
-        if isinstance(payload, bytes):
-            return payload
-        return self._run(lambda connection: blobs.fetch(connection.ask_again, self._id, payload))
-
-    def _ask(self, message: Any, timeout_s: float | None = None) -> Any:
-        return self._run(lambda connection: connection.ask_again(message), timeout_s)
-
-    def _run(self, make: Callable[[Connection], Coroutine[Any, Any, Any]], timeout_s: float | None = None) -> Any:
-        while True:
-            known = self._connection
-            connection = current.connection(lambda text: None) if known is None else current.reach(known.target)
-            self._connection = connection
-            try:
-                asked = connection.begin(make(connection))
-                return asked.result(timeout_s)
-            except concurrent.futures.CancelledError:
-                continue  # another thread has closed the connection, as burla.use() does
-            except ClusterLost:
-                if not _is_closed(connection):
-                    raise
-
-
-def _is_closed(connection: Connection) -> bool:
-    try:
-        connection.check_process()
-    except ClusterLost:
-        return True
-    return False
+        return Job, (None, self._reader.id, self._function_name, self._reader.snapshot)

@@ -20,6 +20,7 @@ MESSAGE_BYTES = 4_000_000  # a 190 MB message stalled a scheduler for 7.5 s, 4 M
 BLOCK_INPUTS = 4096
 BLOCK_BYTES = 64_000
 BLOB_BYTES = 1_000_000  # a payload from this size on travels as a blob
+SLOWEST = 5  # calls that take long are named, this many
 TIME_BOX_S = 0.05  # a child reports, and hands back what it did not start, this often
 POLL_S = 20.0  # the longest that the head keeps a poll waiting
 STDOUT, STDERR = 1, 2
@@ -208,6 +209,8 @@ class Snapshot:
     running: int
     nodes: int
     rate_per_s: float | None = None  # outcomes of late; None: not known
+    retries: int = 0  # calls that were begun again, because the process that ran them was lost
+    slowest: tuple[tuple[int, float], ...] = ()  # (input, seconds so far) of calls that run, the longest first
     remark: str | None = None  # what holds the job up now, such as a full disk
 
 
@@ -503,6 +506,7 @@ class Trade:
     queued: int
     held: int
     leases: int = 0  # how many `SetSlots` of this job the node has carried out
+    slowest: tuple[tuple[int, float], ...] = ()  # as in `Snapshot`, of this node
     number: int = 0  # counted from 1; a trade whose reply was lost is sent again with the same number
 
 

@@ -175,6 +175,23 @@ def _largest(function: Callable[..., Any]) -> list[tuple[str, int]]:
     return sorted(sizes, key=lambda entry: -entry[1])[:3]
 
 
+def function_parts(function: Callable[..., Any]) -> dict[str, int]:
+    """Return the globals and closure variables that travel with a function, with the size of their pickles in bytes.
+
+    Raises FunctionNotPicklable, which names what cannot travel.
+    """
+    if not isinstance(function, types.FunctionType) or is_importable(function):
+        return {}
+    closure = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    parts = {name: cell.cell_contents for name, cell in closure}
+    for name in _global_names(function.__code__) & function.__globals__.keys():
+        parts[name] = function.__globals__[name]
+    try:
+        return {name: size_bytes(parts[name]) for name in sorted(parts)}
+    except Unpicklable as error:
+        raise function_not_picklable(function, error) from error.__cause__
+
+
 def _is_code(value: Any) -> bool:
     if isinstance(value, (types.FunctionType, type)):
         return not is_importable(value)

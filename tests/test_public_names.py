@@ -41,7 +41,7 @@ ERRORS = {
     "UnsafeFiles",
     "WorkerCrashed",
 }
-FUNCTIONS = {"attach", "current_job", "jobs", "remote_parallel_map", "submit", "use"}
+FUNCTIONS = {"function_parts", "attach", "current_job", "jobs", "remote_parallel_map", "submit", "use"}
 HEAVY = {
     "IPython",
     "asyncio",
@@ -65,7 +65,7 @@ HEAVY = {
 
 
 def test_the_public_names():
-    assert set(burla.__all__) == ERRORS | FUNCTIONS | {"__version__", "Job"}
+    assert set(burla.__all__) == ERRORS | FUNCTIONS | {"__version__", "ErrorGroup", "Job"}
     assert dir(burla) == sorted(burla.__all__)
     for name in burla.__all__:
         assert getattr(burla, name) is not None
@@ -102,6 +102,7 @@ def test_submit_takes_the_options_of_the_call_by_name():
         "image": None,
         "grow": False,
         "max_parallelism": None,
+        "detach": True,
         "on_error": "raise",
         "resume": None,
     }
@@ -111,7 +112,7 @@ def test_what_a_job_offers():
     offered = {name for name in vars(burla.Job) if not name.startswith("_")} - {"of", "told"}
     assert offered == {
         "id", "function_name", "status", "progress", "results", "iter_results", "errors", "logs", "input", "wait",
-        "cancel", "delete", "detach", "retry_failed",
+        "follow", "cancel", "delete", "detach", "retry_failed",
     }  # fmt: skip
 
 

@@ -72,8 +72,15 @@ class ClientJob:
 
     # inputs
 
-    def submit(self, blocks: Iterable[Block], resume: Callable[[], Resume] | None = None) -> None:
+    def submit(
+        self,
+        blocks: Iterable[Block],
+        resume: Callable[[], Resume] | None = None,
+        sent: Callable[[int], None] | None = None,
+    ) -> None:
         """Send function and inputs; calls start when the last one is there. `resume` is called when it has been read.
+
+        `sent` is told how many inputs have gone to the head.
 
         A job that is to be detached is so when this returns: its inputs are in the store. Raises what `blocks` raises
         (then no call has run), NoCompatibleNodes, ClusterLost, JobUnfinished (of the job that is resumed).
@@ -86,7 +93,7 @@ class ClientJob:
                 self.total = sum(block.count for block in first)
                 self._begin(Submit(self._spec, tuple(first), self.total))
             else:
-                self._send(first, stream if rest is None else itertools.chain([rest], stream), resume)
+                self._send(first, stream if rest is None else itertools.chain([rest], stream), resume, sent)
             self.detached = self._spec.detach
         except BaseException as error:  # also an interrupt while the reply is awaited: calls may run already
             running.remove(self)
@@ -105,7 +112,13 @@ class ClientJob:
         self._first, self._snapshot = first, first.snapshot
         running.add(self)
 
-    def _send(self, first: list[Block], rest: Iterator[Block], resume: Callable[[], Resume] | None) -> None:
+    def _send(
+        self,
+        first: list[Block],
+        rest: Iterator[Block],
+        resume: Callable[[], Resume] | None,
+        sent: Callable[[int], None] | None,
+    ) -> None:
         self._send_function(tuple(first))
         self.total = sum(block.count for block in first)
         sending: concurrent.futures.Future[Any] | None = None
@@ -118,6 +131,8 @@ class ClientJob:
                     blocks = [over]  # alone larger than a message
             blocks = [self._uploaded(block) for block in blocks]
             self.total += sum(block.count for block in blocks)
+            if sent is not None:
+                sent(self.total)
             if sending is not None:  # one message is on its way while the next inputs are pickled
                 _wait(sending)
             if blocks:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
-from burla.protocol import JobState, Snapshot
+from burla.display.failures import ErrorGroup, FailureGroups
+from burla.protocol import Event, Failure, JobState, Snapshot
 
 RATE_WINDOW_S = 10.0
 SAMPLE_EVERY_S = 0.25
@@ -27,8 +29,11 @@ class Progress:
     def __init__(self, function_name: str, total: int | None, started_s: float):
         self.function_name = function_name
         self.started_s = started_s
+        self.job_id: str | None = None  # None: the head does not have it yet
         self._total = total
         self._snapshot: Snapshot | None = None
+        self._uploaded = 0
+        self._failures = FailureGroups()
         self._samples: deque[tuple[float, int]] = deque()  # (time, done); the rate is from the first to the last
 
     def apply(self, snapshot: Snapshot, now_s: float) -> None:
@@ -37,6 +42,25 @@ class Progress:
         if snapshot.state is not JobState.RECEIVING:
             self._total = snapshot.total
         self._sample(snapshot, now_s)
+
+    def note(self, events: Iterable[Event]) -> None:
+        """Take in what the journal says of failures."""
+        for event in events:
+            if isinstance(event, Failure):
+                self._failures.add(event)
+
+    def uploaded(self, inputs: int) -> None:
+        """So many inputs have gone to the head."""
+        self._uploaded = inputs
+
+    def begun(self, job_id: str, total: int) -> None:
+        """The head has the job, and this many inputs of it."""
+        self.job_id, self._total = job_id, total
+
+    @property
+    def failures(self) -> list[ErrorGroup]:
+        """The failures so far by type and line, the most frequent first."""
+        return self._failures.groups()
 
     @property
     def state(self) -> JobState | None:
@@ -66,6 +90,21 @@ class Progress:
         return self._snapshot.running if self._snapshot else 0
 
     @property
+    def waiting(self) -> int:
+        """How many calls have not begun, as far as the number of inputs is known."""
+        return max(0, (self._total or 0) - self.done - self.running)
+
+    @property
+    def retries(self) -> int:
+        """How many calls were begun again, because the process that ran them was lost."""
+        return self._snapshot.retries if self._snapshot else 0
+
+    @property
+    def slowest(self) -> tuple[tuple[int, float], ...]:
+        """(input, seconds so far) of calls that take long, the longest first."""
+        return self._snapshot.slowest if self._snapshot else ()
+
+    @property
     def nodes(self) -> int:
         return self._snapshot.nodes if self._snapshot else 0
 
@@ -80,7 +119,7 @@ class Progress:
     def phase(self) -> str:
         """What the job does now, in words."""
         if self.state is None:
-            return "connecting"
+            return "uploading" if self._uploaded else "connecting"
         if self.state in (JobState.WAITING, JobState.RUNNING) and not self.nodes:
             return "waiting for a node"
         return PHASES[self.state]
@@ -110,8 +149,9 @@ class Progress:
     def fields(self, now_s: float) -> list[str]:
         """Return the parts of a status line, in order: the first matters most, then the last ones."""
         elapsed = duration_text(self.elapsed_s(now_s))
-        if self.state is JobState.RECEIVING and self._snapshot and self._snapshot.total:
-            return [self.phase, f"{self._snapshot.total:,} inputs", elapsed]
+        arrived = self._snapshot.total if self._snapshot else self._uploaded
+        if self.state in (None, JobState.RECEIVING) and arrived:
+            return [self.phase, f"{arrived:,} inputs", elapsed]
         if self._total is None or self.fraction is None:
             return [self.phase, elapsed]
         total = f"{self._total:,}"

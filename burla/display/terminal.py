@@ -9,16 +9,19 @@ from __future__ import annotations
 import codecs
 import enum
 import io
+import itertools
+import operator
 import os
 import re
 import stat
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from burla.display.progress import Progress
+from burla.display.view import ShownJob, Text
 from burla.protocol import STDOUT
 
 if TYPE_CHECKING:
@@ -43,15 +46,20 @@ def supported(stream: TextIO | None = None) -> bool:
         return False
 
 
-def make_view(spinner: bool) -> TerminalView | PlainView:
-    """Return the view for a job that starts now."""
-    return TerminalView(sys.stderr) if spinner and supported() else PlainView()
-
-
 class PlainView:
     """Passes text on, and nothing else: no status, no control characters."""
 
-    def write(self, stream_number: int, text: str) -> None:
+    ticks = False
+
+    def begin(self, job: ShownJob) -> None:
+        """Do nothing: there is no status."""
+
+    def write(self, texts: Sequence[Text]) -> None:
+        """Write text of calls to the streams that they wrote to. Raises BrokenPipeError."""
+        for stream_number, text in _joined(texts):
+            self.put(stream_number, text)
+
+    def put(self, stream_number: int, text: str) -> None:
         """Write text of calls to stdout (1) or stderr (2). Raises BrokenPipeError."""
         _put(_standard_stream(stream_number), text)
 
@@ -66,12 +74,14 @@ class PlainView:
     def hide(self) -> None:
         """Do nothing: there is no status."""
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None = None) -> None:
         """Do nothing: there is no status."""
 
 
 class TerminalView:
     """Keeps the status of one job below the text of its calls; of several jobs on a terminal the first one shows."""
+
+    ticks = True
 
     def __init__(self, stream: TextIO):
         self._screen = _screens.setdefault(stream, _Screen(stream))
@@ -79,7 +89,15 @@ class TerminalView:
         self._settling = False
         self._closed = False
 
-    def write(self, stream_number: int, text: str) -> None:
+    def begin(self, job: ShownJob) -> None:
+        """Do nothing: the status comes with the first update."""
+
+    def write(self, texts: Sequence[Text]) -> None:
+        """Write text of calls to the streams that they wrote to, above the status. Raises BrokenPipeError."""
+        for stream_number, text in _joined(texts):
+            self.put(stream_number, text)
+
+    def put(self, stream_number: int, text: str) -> None:
         """Write text of calls to stdout (1) or stderr (2), above the status. Raises BrokenPipeError."""
         screen = self._screen
         stream = _standard_stream(stream_number)
@@ -126,7 +144,7 @@ class TerminalView:
                 screen.release()
             screen.cursor = _Cursor.UNKNOWN
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None = None) -> None:
         """Take the status away for good."""
         self._closed = True
         self.hide()
@@ -239,6 +257,11 @@ def _render(console: Console, progress: Progress, now_s: float, columns: int) ->
     with console.capture() as capture:
         console.print(text, end="", soft_wrap=True)
     return capture.get()
+
+
+def _joined(texts: Sequence[Text]) -> Iterator[tuple[int, str]]:
+    for stream_number, some in itertools.groupby(texts, operator.attrgetter("stream")):
+        yield stream_number, "".join([one.text for one in some])
 
 
 def _standard_stream(number: int) -> TextIO | None:

@@ -111,6 +111,7 @@ class Dispatch:
         for session in [s for s in self._head.sessions_at(node) if s.id not in keep]:
             self._head.end_session(session, "its node is lost")
         for job in list(self._head.jobs.values()):
+            job.begun_again += 0 if job.state.ended else job.running.get(node, 0)
             self._head.apply(job, jobs.NodeLost(node))
             self.released(job, node)
         self._feed()
@@ -125,6 +126,7 @@ class Dispatch:
         if trade.number > job.trades.get(node, 0):
             self._take_news(job, node, trade)
         job.running[node] = trade.running
+        job.long[node] = tuple((time.monotonic() - age_s, index) for index, age_s in trade.slowest)
         job.queued[node] = trade.queued
         job.hungry.pop(node, None)
         if trade.leases == job.leases.get(node) and job.held.get(node) != trade.held:
@@ -170,7 +172,7 @@ class Dispatch:
     def released(self, job: RunningJob, node: str) -> None:
         """A node runs no call of an ending job any more."""
         job.releasing.discard(node)
-        for known_slots in (job.granted, job.held, job.leases, job.running, job.queued, job.hungry):
+        for known_slots in (job.granted, job.held, job.leases, job.running, job.long, job.queued, job.hungry):
             known_slots.pop(node, None)
         if not job.releasing:
             self._head.end_of_calls(job)

@@ -217,6 +217,7 @@ class Head:
                     self.dispatch.stop_calls(job, at_once=isinstance(event, jobs.CancelAsked))
                 case jobs.End(state, error):
                     job.running.clear()
+                    job.long.clear()
                     self.last_active = time.monotonic()
                     ended = Ended(state, None if error is None else pickle.dumps(error, 5))
                     job.record(ended)

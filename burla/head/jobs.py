@@ -195,6 +195,11 @@ class Job:
     def unfinished(self) -> int:
         return self.total - self.done - self.failed if self.state in (JobState.WAITING, JobState.RUNNING) else 0
 
+    @property
+    def retries(self) -> int:
+        """Return how many calls were begun again because they ended their process."""
+        return sum(min(attempts, ATTEMPTS - 1) for attempts in self._crashes.values())
+
     def block_end(self, block: int) -> int:
         """Return the index after the last input of a block."""
         return self._block_firsts[block + 1] if block + 1 < len(self._block_firsts) else self.total

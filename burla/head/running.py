@@ -14,6 +14,7 @@ from burla.head.journal import Journal
 from burla.head.place import Demand, demand_of
 from burla.protocol import (
     MESSAGE_BYTES,
+    SLOWEST,
     Block,
     Event,
     Events,
@@ -54,6 +55,8 @@ class RunningJob:
         self.held: dict[str, int] = {}  # node → slots in use, as last heard
         self.leases: dict[str, int] = {}  # node → how many SetSlots were sent
         self.running: dict[str, int] = {}
+        self.begun_again = 0  # calls that ran on nodes that were lost
+        self.long: dict[str, tuple[tuple[float, int], ...]] = {}  # node → (since, input) of calls that take long
         self.queued: dict[str, int] = {}  # node → calls there that have not started
         self.hungry: dict[str, int] = {}  # node → calls that it asked for in vain
         self.trades: dict[str, int] = {}  # node → number of the last trade whose news are in the journal
@@ -167,8 +170,14 @@ class RunningJob:
             running=sum(self.running.values()),
             nodes=sum(1 for slots in self.granted.values() if slots),
             rate_per_s=self._rate(time.monotonic()),
+            retries=self.core.retries + self.begun_again,
+            slowest=self._slowest(time.monotonic()),
             remark=self.remark,
         )
+
+    def _slowest(self, now: float) -> tuple[tuple[int, float], ...]:
+        oldest = sorted(one for of_node in self.long.values() for one in of_node)[:SLOWEST]
+        return tuple((index, now - since) for since, index in oldest)
 
     def note_rate(self, now: float) -> None:
         """Take in how many calls have an outcome; to be called about once a second."""

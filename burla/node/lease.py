@@ -21,6 +21,7 @@ from burla.node.outbox import News, Outbox
 from burla.node.slot import Slot, Unreadable
 from burla.protocol import (
     BLOB_BYTES,
+    SLOWEST,
     TIME_BOX_S,
     Claim,
     Crash,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AHEAD_S = 0.5  # so many seconds of calls are kept here beyond those that run
+WATCH_S = 1.0  # how often calls that run are looked at, and how old one is when it is told of
 BEAT_S = 0.25  # while calls wait here, the head hears of it this often, to give them to somebody else
 AHEAD_BYTES = 8_000_000  # but no more than that, however short they are
 REFUSED_S = 1.0  # before news that the head has refused are sent again
@@ -63,6 +65,7 @@ class Lease:
         self._handed_back: list[tuple[int, int]] = []
         self._mine = Ranges()  # calls that came here, until the head has their outcome or has them back
         self._sent: Trade | None = None  # on its way: its reply may be lost, and then it is sent again
+        self._told_slowest: tuple[tuple[int, float], ...] = ()
         self._rate = 0.0  # calls a second of one slot; 0: not known yet
         self._news = asyncio.Event()  # something to tell or to ask
         self._urgent = asyncio.Event()  # a slot has nothing to do
@@ -289,9 +292,7 @@ class Lease:
     async def _trade(self) -> None:
         last = -1.0
         while True:
-            busy = any(slot.busy for slot in self._slots)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), BEAT_S if busy and len(self._backlog) else None)
+            await self._await_news()
             self._news.clear()
             if (pause := last + self._trade_every_s - time.monotonic()) > 0 and not self._urgent.is_set():
                 with contextlib.suppress(TimeoutError):
@@ -315,8 +316,29 @@ class Lease:
             self.add(work.slices)
             self._give_back(work.give_back if self._target else len(self._backlog))
 
+    async def _await_news(self) -> None:
+        """Return when there is something to tell or to ask; while calls wait here, after a moment in any case."""
+        while True:
+            busy = any(slot.busy for slot in self._slots)
+            try:
+                await asyncio.wait_for(
+                    self._news.wait(), BEAT_S if busy and self._backlog else WATCH_S if busy else None
+                )
+                return
+            except TimeoutError:
+                slowest = self._slowest()
+                if self._backlog or {index for index, _ in slowest} - {index for index, _ in self._told_slowest}:
+                    return
+
+    def _slowest(self) -> tuple[tuple[int, float], ...]:
+        now_ns = time.monotonic_ns()
+        calls = filter(None, (slot.current for slot in self._slots))
+        ages = sorted((((now_ns - since_ns) / 1e9, index) for index, since_ns in calls), reverse=True)
+        return tuple((index, age_s) for age_s, index in ages[:SLOWEST] if age_s > WATCH_S)
+
     def _offer(self) -> Trade:
         handed_back, self._handed_back = tuple(self._handed_back), []
+        self._told_slowest = self._slowest()
         busy, held = sum(slot.busy for slot in self._slots), len(self._slots)
         ahead = int(self._rate * held * AHEAD_S) + (held - busy)
         if self._backlog.inline_bytes > AHEAD_BYTES:
@@ -330,6 +352,7 @@ class Lease:
             queued=len(self._backlog),
             held=held,
             leases=self._leases,
+            slowest=self._told_slowest,
             number=next(self._node.trades),
         )
 

@@ -129,6 +129,13 @@ class Slot:
         await asyncio.sleep(INVISIBLE_S)
         return min(calls, max(limit, child.memory[shared.POSITION] + 1))
 
+    @property
+    def current(self) -> tuple[int, int] | None:
+        """The input whose call runs, and since when (`time.monotonic_ns`); None if none runs."""
+        if self.child is None or not self.busy or self.child.memory[shared.INDEX] < 0:
+            return None
+        return self.child.memory[shared.INDEX], self.child.memory[shared.STARTED_NS]
+
     def stop(self) -> None:
         """End the call that runs, and its child."""
         if self.child is not None:

@@ -15,8 +15,9 @@ from pathlib import Path
 import pyte
 import pytest
 
+from burla import views
 from burla.display.progress import Progress
-from burla.display.terminal import PlainView, TerminalView, make_view, supported
+from burla.display.terminal import PlainView, TerminalView, supported
 from burla.protocol import JobState, Snapshot
 
 STATUS = "━"
@@ -105,7 +106,7 @@ def test_prints_scroll_above_the_status(make_terminal: MakeTerminal):
     view = TerminalView(terminal.stderr)
     view.update(job(), 4.0)
     for number in range(30):
-        view.write(1 + number % 2, f"line {number}\n")
+        view.put(1 + number % 2, f"line {number}\n")
     *lines, status = terminal.look()
     assert lines == [f"line {number}" for number in range(30)]
     assert STATUS in status
@@ -117,7 +118,7 @@ def test_lines_wider_than_the_terminal_stay_whole(make_terminal: MakeTerminal):
     terminal = make_terminal()
     view = TerminalView(terminal.stderr)
     view.update(job(), 4.0)
-    view.write(1, "x" * 80 + "\n" + "y" * 200 + "\n")
+    view.put(1, "x" * 80 + "\n" + "y" * 200 + "\n")
     view.update(job(), 4.2)
     view.close()
     assert terminal.look() == ["x" * 80, "y" * 80, "y" * 80, "y" * 40]
@@ -144,7 +145,7 @@ def test_the_cursor_is_never_hidden(make_terminal: MakeTerminal):
     terminal = make_terminal()
     view = TerminalView(terminal.stderr)
     view.update(job(), 4.0)
-    view.write(1, "text\n")
+    view.put(1, "text\n")
     terminal.look()
     assert not terminal.screen.cursor.hidden
     view.close()
@@ -156,14 +157,14 @@ def test_a_line_without_its_end_is_not_overwritten(make_terminal: MakeTerminal):
     terminal = make_terminal()
     view = TerminalView(terminal.stderr)
     view.update(job(), 4.0)
-    view.write(1, "first\nhalf")
+    view.put(1, "first\nhalf")
     view.update(job(), 5.0)
     assert terminal.look() == ["first", "half"]
-    view.write(1, " and half\n")
+    view.put(1, " and half\n")
     lines = terminal.look()
     assert lines[:2] == ["first", "half and half"]
     assert STATUS in lines[2] and len(lines) == 3
-    view.write(2, "open")
+    view.put(2, "open")
     view.close()
     assert terminal.look() == ["first", "half and half", "open"]
     assert terminal.column == 4
@@ -172,7 +173,7 @@ def test_a_line_without_its_end_is_not_overwritten(make_terminal: MakeTerminal):
 def test_colours_after_the_newline_do_not_keep_the_status_away(make_terminal: MakeTerminal):
     terminal = make_terminal()
     view = TerminalView(terminal.stderr)
-    view.write(1, "\x1b[31mred\n\x1b[0m")
+    view.put(1, "\x1b[31mred\n\x1b[0m")
     view.update(job(), 4.0)
     lines = terminal.look()
     assert lines[0] == "red" and STATUS in lines[1]
@@ -239,7 +240,7 @@ def test_our_own_lines_stand_alone_above_the_status(make_terminal: MakeTerminal)
     view = TerminalView(terminal.stderr)
     view.say("started a local cluster: 2 CPUs, ends after 5 min idle")
     view.update(job(), 4.0)
-    view.write(1, "half")
+    view.put(1, "half")
     view.say("the local cluster cannot grow", always=True)
     lines = terminal.look()
     assert lines[:3] == [
@@ -258,7 +259,7 @@ def test_the_status_fits_into_any_terminal(make_terminal: MakeTerminal, columns:
     view.update(job(name=name), 4.0)
     assert len(terminal.look()) <= 1
     assert terminal.screen.cursor.y == 0
-    view.write(1, "\n")
+    view.put(1, "\n")
     view.close()
     assert terminal.look() == []
 
@@ -278,7 +279,7 @@ def test_the_status_follows_a_resize(make_terminal: MakeTerminal):
     view.update(job(), 4.0)
     terminal.look()
     terminal.resize(50, 10)
-    view.write(1, "text\n")
+    view.put(1, "text\n")
     lines = terminal.look()
     assert lines[0] == "text" and lines[1].startswith(" crunch  ━") and len(lines) == 2
     assert lines[1].endswith("1,234/5,000  eta 0:12")
@@ -309,8 +310,8 @@ def test_text_into_a_file_leaves_the_status_alone(
     seen = terminal.raw
     with (tmp_path / "out.txt").open("w") as file:
         monkeypatch.setattr(sys, "stdout", file)
-        view.write(1, "one\ntw")
-        view.write(1, "o\nthree")
+        view.put(1, "one\ntw")
+        view.put(1, "o\nthree")
         assert (tmp_path / "out.txt").read_text() == "one\ntwo\nthree"  # flushed each time
     terminal.look()
     assert terminal.raw == seen
@@ -328,7 +329,7 @@ def test_text_into_a_pipe_that_may_lead_back_here_is_let_pass_first(
     with open(reader, "rb") as tee, open(writer, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         view.update(job(), 4.0)
-        view.write(1, "one\ntwo")
+        view.put(1, "one\ntwo")
         view.update(job(), 5.0)
         assert terminal.look() == []
         os.write(terminal.stdout.fileno(), os.read(tee.fileno(), 100))
@@ -344,8 +345,8 @@ def test_text_goes_to_what_stdout_is_now(make_terminal: MakeTerminal, monkeypatc
         stdout, stderr = io.StringIO(), io.StringIO()
         monkeypatch.setattr(sys, "stdout", stdout)
         monkeypatch.setattr(sys, "stderr", stderr)
-        view.write(1, "ünï\r\n\ttext\x1b[1m")
-        view.write(2, "error")
+        view.put(1, "ünï\r\n\ttext\x1b[1m")
+        view.put(2, "error")
         view.close()
         assert (stdout.getvalue(), stderr.getvalue()) == ("ünï\r\n\ttext\x1b[1m", "error")
     assert terminal.look() == []
@@ -361,7 +362,7 @@ def test_an_object_that_hands_text_on_to_the_terminal(make_terminal: MakeTermina
     monkeypatch.setattr(sys, "stdout", Tee())
     view = TerminalView(terminal.stderr)
     view.update(job(), 4.0)
-    view.write(1, "first\nhalf")
+    view.put(1, "first\nhalf")
     lines = terminal.look()
     assert lines[:2] == ["first", "half"] and STATUS in lines[2]
     view.close()
@@ -376,8 +377,8 @@ def test_text_that_the_encoding_cannot_hold_is_escaped(
     latin = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr(sys, "stdout", latin)
     view = PlainView() if plain else TerminalView(terminal.stderr)
-    view.write(1, "é ☃\n")
-    view.write(2, "a\ud800b\n")
+    view.put(1, "é ☃\n")
+    view.put(2, "a\ud800b\n")
     assert latin.buffer.getvalue() == b"\xe9 \\u2603\n"  # type: ignore[attr-defined]
     assert terminal.look() == ["a\\ud800b"]
 
@@ -390,8 +391,8 @@ def test_without_stdout_text_goes_nowhere(make_terminal: MakeTerminal, monkeypat
     view = PlainView() if plain else TerminalView(terminal.stderr)
     for stdout in (None, closed):
         monkeypatch.setattr(sys, "stdout", stdout)
-        view.write(1, "text\n")
-    view.write(2, "here\n")
+        view.put(1, "text\n")
+    view.put(2, "here\n")
     assert terminal.look() == ["here"]
 
 
@@ -407,7 +408,7 @@ def test_a_broken_pipe_is_told(make_terminal: MakeTerminal, monkeypatch: pytest.
     view = PlainView() if plain else TerminalView(terminal.stderr)
     view.update(job(), 4.0)
     with pytest.raises(BrokenPipeError):
-        view.write(1, "text\n")
+        view.put(1, "text\n")
     view.close()
     assert terminal.look() == []
 
@@ -421,7 +422,7 @@ def test_a_terminal_that_is_gone_does_not_stop_a_job_that_writes_to_a_file(monke
     view.update(job(), 4.0)
     os.close(master)
     view.update(job(), 5.0)
-    view.write(1, "text\n")
+    view.put(1, "text\n")
     view.close()
     stderr.close()
     assert stdout.getvalue() == "text\n"
@@ -432,8 +433,8 @@ def test_two_jobs_share_a_terminal(make_terminal: MakeTerminal):
     first, second = TerminalView(terminal.stderr), TerminalView(terminal.stderr)
     first.update(job(name="first"), 4.0)
     second.update(job(name="second"), 4.0)
-    second.write(1, "of the second\n")
-    first.write(1, "of the first\n")
+    second.put(1, "of the second\n")
+    first.put(1, "of the first\n")
     lines = terminal.look()
     assert lines[:2] == ["of the second", "of the first"]
     assert "first" in lines[2] and len(lines) == 3
@@ -449,9 +450,9 @@ def test_the_plain_view_writes_text_and_nothing_else(make_terminal: MakeTerminal
     view = PlainView()
     view.say("started a local cluster")
     view.update(job(), 4.0)
-    view.write(1, "out")
+    view.put(1, "out")
     view.hide()
-    view.write(2, "err\n")
+    view.put(2, "err\n")
     view.say("must be said", always=True)
     view.close()
     terminal.look()
@@ -461,8 +462,8 @@ def test_the_plain_view_writes_text_and_nothing_else(make_terminal: MakeTerminal
 def test_where_a_status_line_is_possible(make_terminal: MakeTerminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     terminal = make_terminal()
     assert supported() and supported(terminal.stderr)
-    assert isinstance(make_view(spinner=True), TerminalView)
-    assert isinstance(make_view(spinner=False), PlainView)
+    assert isinstance(views.make_view(spinner=True), TerminalView)
+    assert isinstance(views.make_view(spinner=False), PlainView)
     with open(os.dup(terminal.stderr.fileno()), "w", encoding="latin-1") as latin:
         assert not supported(latin)
     with (tmp_path / "err").open("w", encoding="utf-8") as file:
@@ -475,12 +476,12 @@ def test_where_a_status_line_is_possible(make_terminal: MakeTerminal, tmp_path: 
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", None)
     assert not supported()
-    assert isinstance(make_view(spinner=True), PlainView)
+    assert isinstance(views.make_view(spinner=True), PlainView)
 
 
 def test_rich_is_imported_only_when_something_is_drawn():
     code = (
-        "import sys; from burla.display import terminal; view = terminal.make_view(True); view.write(1, ''); "
+        "import sys; from burla import views; view = views.make_view(True); view.put(1, ''); "
         "sys.exit('rich' in sys.modules)"
     )
     controller, stderr = pty.openpty()

@@ -315,7 +315,7 @@ def test_deleting_a_job_makes_room_on_a_full_disk(small_disk: Path, scripts: Scr
     old = burla.submit(lambda x: bytes(300_000), range(100))
     old.wait(60)
     new = burla.submit(lambda x: bytes([x]) * 300_000, range(100))
-    wait_until(lambda: new._look().remark is not None, 30, "a full disk")
+    wait_until(lambda: new._reader.look().remark is not None, 30, "a full disk")
     done = subprocess.run(
         [sys.executable, "-m", "burla.cli", "job", "delete", old.id], capture_output=True, text=True, check=False
     )

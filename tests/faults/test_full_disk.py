@@ -64,7 +64,7 @@ def test_a_cluster_that_is_killed_on_a_full_disk_goes_on_there_when_an_old_job_i
     wait_until(lambda: job.progress.done == 4 and len(ledger.entries()) == 6, 30, "the first results")
     ballast = fill(small_disk)
     Path(gate).touch()
-    wait_until(lambda: job._look().remark is not None, 30, "a full disk")
+    wait_until(lambda: job._reader.look().remark is not None, 30, "a full disk")
     acknowledged = {index for index, _ in itertools.islice(job.iter_results(), 4)}
     current.forget()
     kill_everything(home)
@@ -89,7 +89,7 @@ def test_a_new_job_is_refused_on_a_full_disk_by_name_and_taken_when_there_is_roo
     assert str(small_disk) in str(caught.value)
     assert job.results(timeout_s=30) == [0, 1, 2], "what is there can be read"
     ballast.unlink()
-    wait_until(lambda: burla.jobs()[0]._look().remark is None, 10, "room")
+    wait_until(lambda: burla.jobs()[0]._reader.look().remark is None, 10, "room")
     assert burla.submit(len, [bytes(2_000_000)] * 4).results(timeout_s=60) == [2_000_000] * 4
     assert len([one for one in burla.jobs() if one.status not in ("done", "cancelled")]) == 0
 

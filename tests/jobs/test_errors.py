@@ -7,9 +7,16 @@ import traceback
 
 from burla import serialize
 from burla.client.outcome import Outcome
+from burla.display.failures import ErrorGroup, FailureGroups
 from burla.errors import JobCancelled, NoCompatibleNodes, StoreDamaged, WorkerCrashed
-from burla.job_errors import group
-from burla.protocol import Ended, Failure, JobState, Lost
+from burla.protocol import Ended, Event, Failure, JobState, Lost
+
+
+def group(events: list[Event]) -> list[ErrorGroup]:
+    groups = FailureGroups()
+    for event in events:
+        groups.add(event)
+    return groups.groups()
 
 
 def failure(index: int, divisor: int | None = 0) -> Failure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -29,21 +28,28 @@ class ErrorGroup:
     traceback: str
 
 
-def group(events: Iterable[Event]) -> list[ErrorGroup]:
-    """Return the groups of the failures among events, the largest first; no user's class is needed to read them."""
-    groups: dict[tuple[str, str], _Group] = {}
-    for event in events:
+class FailureGroups:
+    """Failures as they come; no user's class is needed to read them."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str], _Group] = {}
+
+    def add(self, event: Event) -> None:
+        """Take in an event; those that are no failures change nothing."""
         if isinstance(event, Failure):
             type_name, line, message, traceback = _described(event.payload)
-            groups.setdefault((type_name, line), _Group(message, traceback)).add(event.index)
+            self._groups.setdefault((type_name, line), _Group(message, traceback)).add(event.index)
         elif isinstance(event, Ended) and event.error is not None:
             error = pickle.loads(event.error)
-            groups.setdefault((type(error).__name__, ""), _Group(str(error), ""))
-    found = [
-        ErrorGroup(type_name, line, one.message, one.count, tuple(one.inputs), one.traceback)
-        for (type_name, line), one in groups.items()
-    ]
-    return sorted(found, key=lambda one: -one.count)
+            self._groups.setdefault((type(error).__name__, ""), _Group(str(error), ""))
+
+    def groups(self) -> list[ErrorGroup]:
+        """Return the groups, the largest first."""
+        found = [
+            ErrorGroup(type_name, line, one.message, one.count, tuple(one.inputs), one.traceback)
+            for (type_name, line), one in self._groups.items()
+        ]
+        return sorted(found, key=lambda one: -one.count)
 
 
 class _Group:

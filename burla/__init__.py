@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from burla.api import attach, current_job, jobs, remote_parallel_map, submit, use
+    from burla.cluster_state import cluster_status, stop_cluster
     from burla.display.failures import ErrorGroup
     from burla.errors import (
         ArgumentMismatch,
@@ -73,15 +74,19 @@ __all__ = [
     "WorkerCrashed",
     "__version__",
     "attach",
+    "cluster_status",
     "current_job",
     "function_parts",
     "jobs",
     "remote_parallel_map",
+    "stop_cluster",
     "submit",
     "use",
 ]
 _MODULES = {
     "ErrorGroup": "burla.display.failures",
+    "cluster_status": "burla.cluster_state",
+    "stop_cluster": "burla.cluster_state",
     "function_parts": "burla.serialize_report",
     "Job": "burla.job",
     "attach": "burla.api",

@@ -53,45 +53,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _status(_: argparse.Namespace) -> int:
-    from burla.client.connection import Connection, LocalTarget
-    from burla.client.current import describe
-    from burla.clusters import local
-    from burla.protocol import ClusterStatus, GetStatus
+    from burla.cluster_state import cluster_status
 
-    ready = local.find()
-    if ready is None:
-        print("The local cluster is not up. The next call starts it.")
-        return 3
-    if ready.source != local.source_key():
-        print(f"A local cluster of another version of burla or Python is up (pid {ready.pid}).")
-        return 0
-    connection = Connection(LocalTarget())
-    try:
-        status: ClusterStatus = connection.ask(GetStatus())
-    finally:
-        connection.close()
-    print(f"The local cluster is up (pid {ready.pid}): {describe(ready)}.")
-    for node in status.nodes:
-        print(f"  node {node.name}: {node.cpus} CPUs, {node.ram_bytes / 1e9:.1f} GB RAM")
-    for job in status.jobs:
-        shot = job.snapshot
-        print(
-            f"  job {job.id} {job.function_name}: {shot.state.value}, {shot.done:,}/{shot.total:,} done, "
-            f"{shot.running} running, {job.age_s:.0f} s"
-        )
-    if not status.jobs:
-        print(f"  no jobs; idle for {status.idle_for_s:.0f} s")
-    return 0
+    state = cluster_status()
+    print(state)
+    return 0 if state.up else 3
 
 
 def _stop(_: argparse.Namespace) -> int:
-    from burla.clusters import local
+    from burla.cluster_state import stop_cluster
 
-    if not local.is_up(local.folder()):
+    later = stop_cluster()
+    if later is None:
         print("The local cluster is not up.")
         return 3
-    ready = local.wait(None)  # it may just be starting, or ending
-    later = local.stop(ready, only_if_idle=False) if ready is not None else []
     print("The local cluster has ended.")
     if later:
         print(f"When it is next started, these detached jobs go on: {', '.join(later)} (burla jobs starts it).")

@@ -38,3 +38,6 @@ class Jobs(Sequence[Job]):
 
     def __repr__(self) -> str:
         return display.table(self.listed, time.time())
+
+    def _repr_html_(self) -> str:
+        return display.html_table(self.listed, time.time())

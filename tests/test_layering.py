@@ -78,6 +78,7 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.follower": (BASE | own("burla.client", "burla.display"), set(), set()),
     "burla.follow": (BASE | own("burla.client", "burla.display") | {"burla.follower", "burla.job"}, set(), set()),
     "burla.views": (BASE | own("burla.display") | {"burla_jupyter.view"}, set(), {"IPython"}),
+    "burla.cluster_state": (BASE | own("burla.client", "burla.clusters"), set(), set()),
     "burla.cli": (own("burla"), ANY, ANY),
     "burla.cli_jobs": (own("burla"), ANY, ANY),
     "burla": (own("burla"), ANY, ANY),

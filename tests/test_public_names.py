@@ -41,7 +41,17 @@ ERRORS = {
     "UnsafeFiles",
     "WorkerCrashed",
 }
-FUNCTIONS = {"function_parts", "attach", "current_job", "jobs", "remote_parallel_map", "submit", "use"}
+FUNCTIONS = {
+    "cluster_status",
+    "function_parts",
+    "stop_cluster",
+    "attach",
+    "current_job",
+    "jobs",
+    "remote_parallel_map",
+    "submit",
+    "use",
+}
 HEAVY = {
     "IPython",
     "asyncio",

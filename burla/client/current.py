@@ -47,6 +47,11 @@ def use(target: Any) -> None:
         _chosen = chosen
 
 
+def chosen() -> DaskTarget | None:
+    """Return the cluster that `use` has chosen; None: the local one."""
+    return _chosen
+
+
 def forget() -> None:
     """Drop the connections of this process; the next call makes a new one."""
     global _connection

@@ -48,6 +48,23 @@ def table(jobs: JobList, now_s: float) -> str:
     return "\n".join([*(lines if jobs.jobs else ["No jobs."]), kept(jobs), *(f"Note: {one}" for one in jobs.remarks)])
 
 
+def html_table(jobs: JobList, now_s: float) -> str:
+    """Return the same as `table`, as HTML."""
+    align = ["right" if name in RIGHT else "left" for name in COLUMNS]
+
+    def row(tag: str, cells: tuple[str, ...]) -> str:
+        inner = (
+            f'<{tag} style="text-align:{side};padding:2px 8px">{_html.escape(cell)}</{tag}>'
+            for cell, side in zip(cells, align, strict=True)
+        )
+        return f"<tr>{''.join(inner)}</tr>"
+
+    body = "".join(row("td", _row(info, now_s)) for info in jobs.jobs)
+    shown = f"<table>{row('th', COLUMNS)}{body}</table>" if jobs.jobs else "<p>No jobs.</p>"
+    notes = [kept(jobs), *(f"Note: {one}" for one in jobs.remarks)]
+    return shown + "".join(f"<p>{_html.escape(note)}</p>" for note in notes)
+
+
 def kept(jobs: JobList) -> str:
     """Return in words how long jobs are kept."""
     return (

@@ -89,3 +89,15 @@ def test_output_becomes_lines():
     assert {(line.input_index, line.stream) for line in lines_of(output)} == {(7, "stderr")}
     assert [line.text for line in lines_of(Output(0, 1, b"one\n"))] == ["one"]
     assert [line.text for line in lines_of(Output(0, 1, b"\n"))] == [""]
+
+
+def test_a_table_of_jobs_in_html_says_the_same_and_escapes_names():
+    listed = JobList((info(function_name="<lambda>"),), 7 * 86_400.0, 12_345_678, 50_000_000_000, ("a remark & more",))
+    page = Texts()
+    page.feed(display.html_table(listed, NOW_S))
+    assert page.tags.count("tr") == 2 and "lambda" not in page.tags
+    for text in ("<lambda>", "3,000/12,000", "12 MB", "Jobs are kept for 7 days", "Note: a remark & more"):
+        assert text in page.text
+    empty = Texts()
+    empty.feed(display.html_table(JobList((), 86_400.0, 0, 1000, ()), NOW_S))
+    assert "table" not in empty.tags and "No jobs." in empty.text

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from burla import serialize
 from burla.display.progress import Progress, duration_text, rate_text
-from burla.protocol import JobState, Snapshot
+from burla.protocol import Failure, JobState, Snapshot
 
 
 def snapshot(
@@ -187,3 +188,27 @@ def test_durations(seconds: float, text: str):
 )
 def test_slow_rates_do_not_read_as_none(rate_per_s: float, text: str):
     assert rate_text(rate_per_s) == text
+
+
+def test_inputs_that_go_to_the_head_are_counted_before_it_says_anything():
+    progress = Progress("crunch", None, started_s=100.0)
+    progress.uploaded(12_000)
+    assert progress.line(104.0) == "crunch  uploading  12,000 inputs  0:04"
+
+
+def test_failures_are_grouped_as_they_come():
+    progress = running_job()
+    for index in (3, 8, 9):
+        error = ValueError("odd") if index != 8 else KeyError("k")
+        progress.note([Failure(index, serialize.dump_exception(error, index))])
+    assert [(one.type_name, one.count, one.inputs) for one in progress.failures] == [
+        ("ValueError", 2, (3, 9)),
+        ("KeyError", 1, (8,)),
+    ]
+
+
+def test_what_waits_is_what_neither_runs_nor_has_an_outcome():
+    progress = running_job(total=100)
+    assert progress.waiting == 100
+    progress.apply(snapshot(40, running=4, total=100, failed=10), 110.0)
+    assert progress.waiting == 46

@@ -161,13 +161,15 @@ def cluster_processes(environ: dict[str, str] | os._Environ[str]) -> list[psutil
 
 
 def process_kind(process: psutil.Process) -> str:
-    """Return supervisor, head, node, zygote or child; `gone`: it has just ended."""
+    """Return supervisor, head, node, zygote, child or client; `gone`: it has just ended."""
     try:
         command = " ".join(process.cmdline())
         parent = process.parent()
         above = " ".join(parent.cmdline()) if parent else ""
         if "zygote" in command:
             return "child" if "zygote" in above else "zygote"
+        if "burla.clusters.supervisor" not in command:
+            return "client"
         if "burla.clusters.supervisor" not in above:
             return "supervisor"
         return "node" if any("zygote" in " ".join(child.cmdline()) for child in process.children()) else "head"

@@ -119,7 +119,7 @@ class Campaign:
         job = burla.submit(recorded(str(self.ledger), str(self.finish)), list(enumerate(seconds)))
         self.report.calls = calls
         try:
-            for kind in self.plan:
+            for kind in self.plan:  # grows if there was nobody to hit
                 self._keep_client(job.id)
                 time.sleep(self.dice.uniform(*BETWEEN_S))
                 if len(self._ended()) > calls - 10:
@@ -144,6 +144,7 @@ class Campaign:
         how, whom = kind.split()
         victim = self._victim(whom)
         if victim is None:
+            self.plan.append(kind)
             return
         running = self._running()
         lost = self._children(victim) if whom in ("node", "supervisor") else set()
@@ -155,6 +156,8 @@ class Campaign:
         try:
             if how == "kill":
                 victim.send_signal(signal.SIGKILL)
+                if whom == "client" and self.client is not None:
+                    self.client.wait()
                 fault.pids |= self._children(victim) if whom in ("node", "supervisor") else set()
             else:
                 victim.send_signal(signal.SIGSTOP)
@@ -198,10 +201,12 @@ class Campaign:
     def _check_client(self, job_id: str) -> None:
         self._keep_client(job_id)
         assert self.client is not None
-        self.client.wait(600)
+        status = self.client.wait(600)
         lines = (self.folder / "followed").read_text().splitlines()
         if lines[-1:] != ["end"]:
-            self.report.problems.append(f"the client ended early: {(self.folder / 'client.log').read_text()[-3000:]}")
+            self.report.problems.append(
+                f"the client ended early, with {status}: {(self.folder / 'client.log').read_text()[-3000:]}"
+            )
         given = collections.Counter(int(line.split()[0]) for line in lines[:-1])
         if given != collections.Counter(range(self.report.calls)):
             self.report.problems.append("the client was not given every index exactly once")

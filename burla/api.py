@@ -124,7 +124,7 @@ def remote_parallel_map(
             if wanted.detach:
                 view.say(f"burla: job {job.id} is safe: {whereabouts(job.id, job.connection)}", always=True)
         except BaseException as error:
-            view.close(error)
+            view.close(error, kept=False)
             raise
         read = follow.stream if wanted.generator else follow.collect
         return read(job, view, progress)

@@ -68,7 +68,7 @@ def _stream(job: ClientJob, view: View, progress: Progress) -> Generator[Any, No
 
 def _close(job: ClientJob, view: View, error: BaseException | None, over: bool) -> None:
     """Follow a job no more. One that failed or was stopped is not forgotten: it can be read and retried."""
-    view.close(error)
+    view.close(error, kept=error is not None or job.detached)
     running.remove(job)
     if error is None:
         job.forget()

@@ -206,7 +206,7 @@ class Job:
             vars(error)["burla_job"] = self
             raise
         finally:
-            view.close(failed)
+            view.close(failed, kept=True)
 
     def _follow_quietly(self, view: View) -> None:
         with contextlib.suppress(Exception):  # the view shows it; who wants it raised asks for the results

@@ -74,7 +74,7 @@ class PlainView:
     def hide(self) -> None:
         """Do nothing: there is no status."""
 
-    def close(self, error: BaseException | None = None) -> None:
+    def close(self, error: BaseException | None = None, kept: bool = True) -> None:
         """Do nothing: there is no status."""
 
 
@@ -144,7 +144,7 @@ class TerminalView:
                 screen.release()
             screen.cursor = _Cursor.UNKNOWN
 
-    def close(self, error: BaseException | None = None) -> None:
+    def close(self, error: BaseException | None = None, kept: bool = True) -> None:
         """Take the status away for good."""
         self._closed = True
         self.hide()

@@ -55,6 +55,6 @@ class View(Protocol):
         """Make room: somebody else may print until the next update."""
         ...
 
-    def close(self, error: BaseException | None) -> None:
-        """Nothing more follows. `error`: what the follower is about to raise."""
+    def close(self, error: BaseException | None, kept: bool) -> None:
+        """Nothing more follows. `error`: what the follower is about to raise. `kept`: the job can be read later on."""
         ...

@@ -103,6 +103,7 @@ def remote_parallel_map(
     BurlaError
         Of `burla.errors`, each of which says what to do; besides what the calls raise.
     """
+    __tracebackhide__ = True  # a traceback in a notebook shows the user's frames
     wanted = options.check(
         function_, inputs, func_cpu, func_ram, func_gpu, image, grow, max_parallelism, detach, generator, spinner
     )

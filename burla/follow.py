@@ -16,6 +16,7 @@ from burla.job import Job
 
 def collect(job: ClientJob, view: View, progress: Progress) -> list[Any]:
     """Return all results in the order of the inputs. On an error, those that are there are on its `burla_results`."""
+    __tracebackhide__ = True
     parts: list[tuple[int, list[Any]]] = []
     follower = Follower(job, view, progress)
     failed: BaseException | None = None
@@ -47,6 +48,7 @@ def stream(job: ClientJob, view: View, progress: Progress) -> Generator[Any, Non
 
 
 def _stream(job: ClientJob, view: View, progress: Progress) -> Generator[Any, None, None]:
+    __tracebackhide__ = True
     follower = Follower(job, view, progress)
     failed: BaseException | None = None
     try:

@@ -102,6 +102,7 @@ class Job:
         Raises the first failure, with `burla_input_index`, and StoreDamaged if stored results cannot be read any more;
         TimeoutError if the job has not ended after `timeout_s`. All carry `burla_results` (what is there, by index).
         """
+        __tracebackhide__ = True
         parts: list[tuple[int, list[Any]]] = []
         outcome = Outcome(self._reader.id)
         try:
@@ -121,6 +122,7 @@ class Job:
 
         Raises as `results` does, after all results that there are; `burla_results` is empty then.
         """
+        __tracebackhide__ = True
         outcome = Outcome(self._reader.id)
         try:
             for start, values in self._reader.results(outcome, None):
@@ -181,6 +183,7 @@ class Job:
         Ctrl-C ends it if it is not detached. With `wait=False`, return at once, and raise nothing: it is shown from a
         thread.
         """
+        __tracebackhide__ = True
         view = views.make_view(spinner=True)
         if wait:
             self._follow(view)
@@ -188,6 +191,7 @@ class Job:
             threading.Thread(target=self._follow_quietly, args=(view,), daemon=True).start()
 
     def _follow(self, view: View) -> None:
+        __tracebackhide__ = True
         began_s = time.monotonic() - max(0.0, time.time() - self._reader.ask(GetJob(self._reader.id)).created_at_s)
         progress = Progress(self._function_name, None, began_s)
         follower = Follower(self._reader, view, progress)

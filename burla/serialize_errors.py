@@ -11,7 +11,7 @@ import traceback
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from burla import errors
 from burla.serialize import ATOMIC, Pickler
@@ -22,12 +22,20 @@ set_attribute = BaseException.__setattr__  # frozen dataclasses, too, can be exc
 SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
+class Frame(NamedTuple):
+    file: str
+    function: str
+    line: int
+    first_line: int  # of the function
+    module: str
+
+
 @dataclass(slots=True)
 class Record:
     type_name: str
     message: str
     text: str  # the formatted traceback
-    frames: list[tuple[str, str, int, str]]  # file, function, line, module
+    frames: list[Frame]
     make: bytes | None  # pickle of (function, arguments); None: cannot be sent
     why: str  # ... because of this
     state: bytes | None
@@ -236,13 +244,14 @@ def message_of(error: BaseException) -> str:
         return f"<its str() raised {type(failure).__name__}>"
 
 
-def _frames(tb: types.TracebackType | None, strip_files: tuple[str, ...]) -> list[tuple[str, str, int, str]]:
+def _frames(tb: types.TracebackType | None, strip_files: tuple[str, ...]) -> list[Frame]:
     frames = []
     while tb is not None:
         code = tb.tb_frame.f_code
         if frames or code.co_filename not in strip_files:
             module = str(tb.tb_frame.f_globals.get("__name__"))
-            frames.append((code.co_filename, code.co_name, tb.tb_lineno or 0, module))
+            line = tb.tb_lineno or 0
+            frames.append(Frame(code.co_filename, code.co_name, line, min(code.co_firstlineno, line), module))
         tb = tb.tb_next
     return frames
 

@@ -11,7 +11,16 @@ import pickle
 import types
 
 from burla import errors
-from burla.serialize_errors import FAILURES, SLOTS, Record, RefUnpickler, message_of, new_exception, set_attribute
+from burla.serialize_errors import (
+    FAILURES,
+    SLOTS,
+    Frame,
+    Record,
+    RefUnpickler,
+    message_of,
+    new_exception,
+    set_attribute,
+)
 from burla.serialize_report import type_name
 
 
@@ -129,12 +138,12 @@ class _Loader:
         set_attribute(error, "__traceback__", _traceback(record.frames))
 
 
-def _traceback(frames: list[tuple[str, str, int, str]]) -> types.TracebackType | None:
+def _traceback(frames: list[Frame]) -> types.TracebackType | None:
     """Make real frames with the file, function and line of the remote ones; they have no columns to underline."""
     tb = None
-    stub = _stub()
-    for file, name, line, module in reversed(frames):
-        code = stub.replace(co_filename=file, co_name=name, co_qualname=name, co_firstlineno=line)
+    for file, name, line, first_line, module in reversed(frames):
+        stub = _stub(line - first_line)
+        code = stub.replace(co_filename=file, co_name=name, co_qualname=name, co_firstlineno=first_line)
         try:
             exec(code, {"__name__": module, "__file__": file})
         except ZeroDivisionError as error:
@@ -144,9 +153,10 @@ def _traceback(frames: list[tuple[str, str, int, str]]) -> types.TracebackType |
     return tb
 
 
-@functools.cache
-def _stub() -> types.CodeType:
-    tree = ast.parse("raise ZeroDivisionError")
+@functools.lru_cache(1000)
+def _stub(line: int) -> types.CodeType:
+    """Return code that raises so many lines after its first one."""
+    tree = ast.increment_lineno(ast.parse("raise ZeroDivisionError"), line)
     for node in ast.walk(tree):
         if isinstance(node, (ast.stmt, ast.expr)):
             node.col_offset = node.end_col_offset = -1

@@ -1116,6 +1116,11 @@ def test_frames_of_remote_code_are_shown_and_leading_ones_stripped(tmp_path: Pat
     assert got.__cause__ is not None
     frames = [(Path(f.filename).name, f.name, f.lineno) for f in traceback.extract_tb(got.__traceback__)]
     assert frames == [("user.py", "g", 8), ("runner.py", "run", 2), ("user.py", "f", 5)]
+    last = got.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    assert last is not None
+    assert (last.tb_frame.f_lineno, last.tb_frame.f_code.co_firstlineno) == (5, 1), "a notebook shows it by these"
     text = "".join(traceback.format_exception(got))
     assert "# the top" in text
     assert "# the cause" in text

@@ -69,6 +69,6 @@ def _described(payload: bytes) -> tuple[str, str, str, str]:
     _, records = pickle.loads(payload)
     record, line = records[0], ""
     if record.frames:
-        file, _, number, _ = record.frames[-1]
-        line = f"{PurePath(file).name}:{number}"
+        frame = record.frames[-1]
+        line = f"{PurePath(frame.file).name}:{frame.line}"
     return record.type_name, line, record.message, record.text

@@ -122,6 +122,7 @@ def remote_parallel_map(
             job = begin.begin(function_, something, wanted, view.say, sent=sent)
             progress.begun(job.id, job.total)
             view.begin(Job.of(job))
+            view.update(progress, time.monotonic())
             if wanted.detach:
                 view.say(f"burla: job {job.id} is safe: {whereabouts(job.id, job.connection)}", always=True)
         except BaseException as error:

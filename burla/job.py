@@ -199,6 +199,7 @@ class Job:
         try:
             progress.begun(self._reader.id, self._reader.look().total)
             view.begin(self)
+            view.update(progress, time.monotonic())
             for _ in follower.events():
                 pass
             if follower.outcome.error is not None:

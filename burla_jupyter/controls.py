@@ -1,15 +1,15 @@
-"""Cancel and Detach of one job: what the buttons say and do. Time is passed in, except to the presses."""
+"""Cancel and Detach of one job: what the buttons say and do. Time is passed in."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 HEARD_WITHIN_S = 2.0  # a front end whose messages get through says so at once
 ASK_AGAIN_S = 5.0
+THREAD = "burla-button"
 
 
 class ShownJob(Protocol):
@@ -32,8 +32,8 @@ class Look:
 class Controls:
     """Pressed by the front end in one thread, drawn in another; what they start runs in threads of its own."""
 
-    def __init__(self, blocked: bool):
-        self._blocked = blocked  # the cell waits for the job
+    def __init__(self) -> None:
+        self._blocked = True  # the cell waits for the job
         self._job: ShownJob | None = None
         self._shown_s: float | None = None
         self._heard = threading.Event()
@@ -41,9 +41,9 @@ class Controls:
         self._cancel_text, self._detach_text = "Cancel", "Detach"
         self._said = ""
 
-    def begin(self, job: ShownJob) -> None:
-        """The cluster has the job."""
-        self._job = job
+    def begin(self, job: ShownJob, blocked: bool) -> None:
+        """The cluster has the job. `blocked`: the cell that shows it waits for it."""
+        self._job, self._blocked = job, blocked
 
     def shown(self, now_s: float) -> None:
         """The buttons are on the page from now on."""
@@ -86,9 +86,8 @@ class Controls:
             return "These buttons cannot answer while the cell runs: press ■ (interrupt the kernel) to stop."
         return ""
 
-    def press_cancel(self) -> None:
+    def press_cancel(self, now_s: float) -> None:
         """Ask; when pressed again, stop the job."""
-        now_s = time.monotonic()
         job = self._job
         if job is None or self._cancel_text != "Cancel":
             return
@@ -118,7 +117,7 @@ class Controls:
             else:
                 after(None)
 
-        threading.Thread(target=run, daemon=True).start()
+        threading.Thread(target=run, name=THREAD, daemon=True).start()
 
     def _cancelled(self, error: BaseException | None) -> None:
         if error is not None:

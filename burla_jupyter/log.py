@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple, Protocol
 
-KEPT_LINES = 20_000
-KEPT_CHARACTERS = 4_000_000
+KEPT_LINES = 100_000
+KEPT_CHARACTERS = 10_000_000
+MESSAGE_LINES = 20_000
 LAST_LINES = 500  # more, ten times a second, would make the page lag
 STATIC = {"_esm": "log.js", "_css": "log.css"}
 LINE_CHARACTERS = 10_000  # of longer lines the log shows the beginning
@@ -48,11 +49,11 @@ class LineBuffer:
         while len(self._lines) > 1 and self._too_many():
             self._characters -= len(self._lines.popleft().text)
 
-    def take(self) -> tuple[int, list[Line]]:
-        """Return the lines that were not taken yet and are kept still, and the number of the first."""
+    def take(self, count: int = MESSAGE_LINES) -> tuple[int, list[Line]]:
+        """Return the next lines that were not taken yet and are kept still, and the number of the first."""
         first = max(self._taken, self.total - len(self._lines))
-        self._taken = self.total
-        return first, self.last(self.total - first)
+        self._taken = min(first + count, self.total)
+        return first, self.last(self.total - first)[: self._taken - first]
 
     def rewind(self) -> None:
         """Have all lines that are kept taken once more."""
@@ -83,22 +84,22 @@ class Log(Protocol):
         ...
 
 
-def make_log(heard: Callable[[], None]) -> Log:
+def make_log(heard: Callable[[], None], layout: Any) -> Log:
     """Return a log; `heard` is called, in any thread, whenever a front end begins to show it, if that can be known."""
     try:
         import anywidget  # late, as all that only a live view needs
     except ImportError:
-        return _LastLines()
-    return _Scrolling(anywidget.AnyWidget, heard)
+        return _LastLines(layout)
+    return _Scrolling(anywidget.AnyWidget, layout, heard)
 
 
 class _Scrolling:
     """All lines, of which the browser draws those in sight."""
 
-    def __init__(self, base: Any, heard: Callable[[], None]):
+    def __init__(self, base: Any, layout: Any, heard: Callable[[], None]):
         static = files("burla_jupyter") / "static"
         attributes = {name: (static / file).read_text(encoding="utf-8") for name, file in STATIC.items()}
-        self.widget = type("BurlaLog", (base,), attributes)()
+        self.widget = type("BurlaLog", (base,), attributes)(layout=layout)
         self._heard = heard
         self._front_ends: set[int] = set()
         self.widget.on_msg(self._receive)
@@ -121,10 +122,10 @@ class _Scrolling:
 class _LastLines:
     """The last lines as HTML, where anywidget is missing."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Any) -> None:
         import ipywidgets
 
-        self.widget = ipywidgets.HTML()
+        self.widget = ipywidgets.HTML(layout=layout)
         self._lines: deque[Line] = deque(maxlen=LAST_LINES)
 
     def send(self, first: int, lines: Sequence[Line]) -> None:

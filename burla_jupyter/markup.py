@@ -95,12 +95,12 @@ def group_title(group: ErrorGroup) -> str:
     """Return in a line what failed, how often and for which inputs."""
     where = f" at {place(group)}" if group.line else ""
     message = group.message.strip().split("\n")[0]
-    text = f"{group.type_name}{where}: {message:.120}" if message else f"{group.type_name}{where}"
+    text = escape(visible(f"{group.type_name}{where}: {message:.120}" if message else f"{group.type_name}{where}"))
     if not group.count:
-        return escape(text)
+        return text
     more = ", …" if group.count > len(group.inputs) else ""
     inputs = ", ".join(map(str, group.inputs)) + more
-    return f"<b>{group.count:,} ×</b> {escape(text)} (input{'s' if group.count > 1 else ''} {inputs})"
+    return f"<b>{group.count:,} ×</b> {text} (input{'s' if group.count > 1 else ''} {inputs})"
 
 
 def place(group: ErrorGroup) -> str:
@@ -111,7 +111,8 @@ def place(group: ErrorGroup) -> str:
 
 def group_text(group: ErrorGroup) -> str:
     """Return the traceback of a group, or what there is instead."""
-    return f'<pre style="{BOX};{BORDER};max-height:240px;padding:6px">{escape(group.traceback or group.message)}</pre>'
+    text = escape(visible(group.traceback or group.message))
+    return f'<pre style="{BOX};{BORDER};max-height:240px;padding:6px">{text}</pre>'
 
 
 def failures(groups: Sequence[ErrorGroup]) -> str:

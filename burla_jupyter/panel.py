@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
 
 import ipywidgets as widgets
+from ipywidgets.widgets.widget_string import HTMLStyle
 
+from burla import ErrorGroup
 from burla.display.progress import Progress
 from burla_jupyter import markup
 from burla_jupyter.controls import Controls, Look
@@ -21,29 +24,28 @@ class Panel:
     """Phase, bar, numbers, buttons, and what is folded: the slowest calls, failures, the log."""
 
     def __init__(self, controls: Controls, heard: Callable[[], None]):
+        make = self._make = _Maker()
         self._controls = controls
-        self.log = make_log(heard)
-        self._style = _html("burla-style")
-        self._style.value = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
-        self._title = _html("burla-title")
-        self._bar, self._numbers = _html("burla-bar-row"), _html("burla-numbers-row")
-        self._note = _html("burla-note")
-        self._slowest, self._failures = _html("burla-slowest"), _Failures()
-        self._folds = {
-            "Slowest calls": _Fold("Slowest calls", self._slowest),
-            "Failures": _Fold("Failures", self._failures.widget),
-            "Log": _Fold("Log", self.log.widget),
-        }
-        self._cancel, self._detach = _button("Cancel"), _button("Detach")
-        self._cancel.on_click(lambda button: controls.press_cancel())
-        self._detach.on_click(lambda button: controls.press_detach())
-        head = widgets.HBox([self._title, self._cancel, self._detach])
-        head.add_class("burla-head")
-        folded = [part for fold in self._folds.values() for part in (fold.head, fold.body)]
-        self.widget = widgets.VBox([self._style, head, self._bar, self._numbers, self._note, *folded])
-        self.widget.add_class("burla-panel")
+        self.log = make_log(heard, layout=make.layout)
+        style = make.html("burla-style", f"<style>{STYLE.read_text(encoding='utf-8')}</style>")
+        self._title = make.html("burla-title")
+        self._bar, self._numbers, self._note = (
+            make.html("burla-bar-row"),
+            make.html("burla-numbers-row"),
+            make.html("burla-note"),
+        )
+        self._slowest, self._failures = make.html("burla-slowest"), _Failures(make)
+        self._slowest_fold = _Fold(make, "Slowest calls", self._slowest)
+        self._failures_fold = _Fold(make, "Failures", self._failures.widget)
+        self._log_fold = _Fold(make, "Log", self.log.widget)
+        self._cancel = make.button("Cancel", lambda: controls.press_cancel(time.monotonic()))
+        self._detach = make.button("Detach", controls.press_detach)
+        head = make.row("burla-head", self._title, self._cancel, self._detach)
+        folds = (self._slowest_fold, self._failures_fold, self._log_fold)
+        folded = [part for fold in folds for part in (fold.head, fold.body)]
+        self.widget = make.column("burla-panel", style, head, self._bar, self._numbers, self._note, *folded)
         for one in (self._cancel, self._detach, self.log.widget):
-            answer_while_blocked(one)
+            _answer_while_blocked(one)
 
     def bundle(self, text: str) -> dict[str, Any]:
         """Return the panel as a mimebundle; `text` is for those that draw no widgets."""
@@ -57,76 +59,104 @@ class Panel:
         _set(self._title, f'<b>{name}</b> <span role="status">{escape(progress.phase)}{where}</span>')
         _set(self._bar, markup.bar(progress))
         _set(self._numbers, markup.numbers(progress, now_s))
-        _set(self._note, f'<span role="status">{escape(self._controls.note(now_s) or note)}</span>')
+        _set(self._note, f'<span role="status">{escape(markup.visible(self._controls.note(now_s) or note))}</span>')
         _set(self._slowest, markup.slowest(progress.slowest))
         self._failures.show(progress.failures)
-        self._folds["Slowest calls"].count(f"{len(progress.slowest):,}")
-        self._folds["Failures"].count(f"{progress.failed:,}")
-        self._folds["Log"].count(f"{lines:,} lines")
-        _show(self._cancel, self._controls.cancel(now_s))
-        _show(self._detach, self._controls.detach(now_s))
+        self._slowest_fold.tell(f"{len(progress.slowest):,}")
+        self._failures_fold.tell(f"{progress.failed:,}")
+        self._log_fold.tell(f"{lines:,} lines")
+        _look(self._cancel, self._controls.cancel(now_s))
+        _look(self._detach, self._controls.detach(now_s))
 
     def open_log(self) -> None:
         """Unfold the log."""
-        self._folds["Log"].open()
+        self._log_fold.open()
 
     def close(self) -> None:
         """Give up all widgets; the front end shows none of them any more."""
-        pending: list[Any] = [self.widget]
-        while pending:
-            one = pending.pop()
-            pending.extend(getattr(one, "children", ()))
-            for part in ("layout", "style"):
-                owned = getattr(one, part, None)
-                if isinstance(owned, widgets.Widget):
-                    owned.close()
+        self.log.widget.close()
+        self._make.close()
+
+
+class _Maker:
+    """Makes the widgets of one panel. They share their layouts and styles, which would be widgets of their own each."""
+
+    def __init__(self) -> None:
+        self.layout = widgets.Layout()
+        self._text_style = HTMLStyle()
+        self._made: list[widgets.Widget] = []
+
+    def html(self, name: str, value: str = "") -> widgets.HTML:
+        made = widgets.HTML(value, layout=self.layout, style=self._text_style)
+        made.add_class(name)
+        self._made.append(made)
+        return made
+
+    def row(self, name: str, *parts: widgets.Widget) -> widgets.HBox:
+        return self._box(widgets.HBox, name, parts)
+
+    def column(self, name: str, *parts: widgets.Widget) -> widgets.VBox:
+        return self._box(widgets.VBox, name, parts)
+
+    def button(self, text: str, press: Callable[[], None]) -> widgets.Button:
+        made = widgets.Button(description=text, disabled=True, layout=self.layout)
+        made.on_click(lambda button: press())
+        self._made.extend([made, made.style])
+        return made
+
+    def close(self) -> None:
+        for one in [*reversed(self._made), self._text_style, self.layout]:
             one.close()
+
+    def _box(self, kind: Any, name: str, parts: Sequence[widgets.Widget]) -> Any:
+        made = kind(parts, layout=self.layout)
+        made.add_class(name)
+        self._made.append(made)
+        return made
 
 
 class _Fold:
     """A line that shows or hides what follows it: by the style sheet alone, so that it works while a cell blocks."""
 
-    def __init__(self, name: str, body: widgets.Widget):
+    def __init__(self, make: _Maker, name: str, body: widgets.Widget):
         self._name = name
-        self._head, self._count = _html("burla-fold"), _html("burla-fold-count")
-        self._draw(opened=False)
-        self.head = widgets.HBox([self._head, self._count])
-        self.head.add_class("burla-fold-head")
-        self.body = widgets.VBox([body])
-        self.body.add_class("burla-fold-body")
+        self._head, self._told = make.html("burla-fold"), make.html("burla-fold-told")
+        self._draw("")
+        self.head = make.row("burla-fold-head", self._head, self._told)
+        self.body = make.column("burla-fold-body", body)
 
-    def count(self, text: str) -> None:
-        _set(self._count, f'<span style="font-variant-numeric:tabular-nums">{text}</span>')
+    def tell(self, html: str) -> None:
+        """Show something after the name."""
+        _set(self._told, html)
 
     def open(self) -> None:
-        self._draw(opened=True)
+        """Unfold."""
+        self._draw(" open")
 
-    def _draw(self, opened: bool) -> None:
-        # only here is it drawn: drawn again, it would lose what the user has done with it
-        self._head.value = f"<details{' open' if opened else ''}><summary>{self._name}</summary></details>"
+    def _draw(self, state: str) -> None:
+        # not more often than it must: drawn again, it loses whether the user has unfolded it
+        self._head.value = f'<details{state}><summary aria-label="{self._name}">{self._name}</summary></details>'
 
 
 class _Failures:
-    """Groups of failures, of which each has its own widgets, so that one that is unfolded stays so."""
+    """Groups of failures; each keeps its widgets, so that one that is unfolded stays so."""
 
-    def __init__(self) -> None:
-        nothing = _html("burla-nothing")
-        nothing.value = "No call has failed."
-        self.widget = widgets.VBox([nothing])
-        self._rows: dict[tuple[str, str], tuple[_Fold, widgets.HTML]] = {}
+    def __init__(self, make: _Maker) -> None:
+        self._make = make
+        self.widget = make.column("burla-failures", make.html("burla-nothing", "No call has failed."))
+        self._folds: dict[tuple[str, str], _Fold] = {}
 
-    def show(self, groups: list[Any]) -> None:
+    def show(self, groups: Sequence[ErrorGroup]) -> None:
         for group in groups[: markup.GROUPS]:
             key = (group.type_name, group.line)
-            if key not in self._rows:
-                body = _html("burla-traceback")
-                body.value = markup.group_text(group)
-                self._rows[key] = (_Fold("", body), body)
-                self.widget.children = [part for fold, _ in self._rows.values() for part in (fold.head, fold.body)]
-            self._rows[key][0].count(markup.group_title(group))
+            if key not in self._folds:
+                body = self._make.html("burla-traceback", markup.group_text(group))
+                self._folds[key] = _Fold(self._make, "Traceback", body)
+                self.widget.children = [part for fold in self._folds.values() for part in (fold.head, fold.body)]
+            self._folds[key].tell(markup.group_title(group))
 
 
-def answer_while_blocked(widget: Any) -> None:
+def _answer_while_blocked(widget: Any) -> None:
     """Have what the front end sends to a widget handled while its own cell still runs.
 
     ipykernel 7.4 sends the messages of a comm to the shell that used it last: to the main one, which is blocked. Other
@@ -137,21 +167,11 @@ def answer_while_blocked(widget: Any) -> None:
         comm._reply_subshell_for = lambda data, default: default
 
 
-def _html(name: str) -> widgets.HTML:
-    made = widgets.HTML()
-    made.add_class(name)
-    return made
-
-
-def _button(text: str) -> widgets.Button:
-    return widgets.Button(description=text, disabled=True)
-
-
-def _show(button: widgets.Button, look: Look) -> None:
-    if (button.description, button.disabled) != (look.text, not look.live):
-        button.description, button.disabled = look.text, not look.live
-
-
 def _set(widget: widgets.HTML, value: str) -> None:
     if widget.value != value:
         widget.value = value
+
+
+def _look(button: widgets.Button, look: Look) -> None:
+    if (button.description, button.disabled) != (look.text, not look.live):
+        button.description, button.disabled = look.text, not look.live

@@ -53,7 +53,7 @@ class NotebookView:
         shell = get_ipython()
         assert shell is not None
         self._output = CellOutput(shell)
-        self._controls = Controls(blocked=threading.current_thread() is threading.main_thread())
+        self._controls = Controls()
         self._has_widgets = importlib.util.find_spec("ipywidgets") is not None
         self._panel: Panel | None = None
         self._display_id = secrets.token_hex(8)
@@ -67,7 +67,7 @@ class NotebookView:
 
     def begin(self, job: ShownJob) -> None:
         """The head has the job."""
-        self._controls.begin(job)
+        self._controls.begin(job, blocked=threading.current_thread() is threading.main_thread())
 
     def write(self, texts: Sequence[Written]) -> None:
         """Put text of calls into the log, and into the cell's output up to a limit; display what they displayed."""
@@ -114,6 +114,8 @@ class NotebookView:
     def close(self, error: BaseException | None, kept: bool) -> None:
         """Leave in the notebook what needs no kernel."""
         progress, now_s = self._progress, time.monotonic()
+        if self._displays > DISPLAYS:
+            self.say(f"burla: {self._displays - DISPLAYS:,} more displays of calls are not shown", always=True)
         if progress is None:
             return
         long = not self._has_widgets and progress.elapsed_s(now_s) >= HIDDEN_S

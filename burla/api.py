@@ -121,7 +121,7 @@ def remote_parallel_map(
         try:
             job = begin.begin(function_, something, wanted, view.say, sent=sent)
             progress.begun(job.id, job.total)
-            view.begin(Job.of(job))
+            view.begin(Job.of(job), wanted.detach)
             view.update(progress, time.monotonic())
             if wanted.detach:
                 view.say(f"burla: job {job.id} is safe: {whereabouts(job.id, job.connection)}", always=True)

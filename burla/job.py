@@ -192,13 +192,14 @@ class Job:
 
     def _follow(self, view: View) -> None:
         __tracebackhide__ = True
-        began_s = time.monotonic() - max(0.0, time.time() - self._reader.ask(GetJob(self._reader.id)).created_at_s)
+        info: JobInfo = self._reader.ask(GetJob(self._reader.id))
+        began_s = time.monotonic() - max(0.0, time.time() - info.created_at_s)
         progress = Progress(self._function_name, None, began_s)
         follower = Follower(self._reader, view, progress)
         failed: BaseException | None = None
         try:
             progress.begun(self._reader.id, self._reader.look().total)
-            view.begin(self)
+            view.begin(self, info.detached)
             view.update(progress, time.monotonic())
             for _ in follower.events():
                 pass

@@ -41,9 +41,11 @@ class Controls:
         self._cancel_text, self._detach_text = "Cancel", "Detach"
         self._said = ""
 
-    def begin(self, job: ShownJob, blocked: bool) -> None:
+    def begin(self, job: ShownJob, detached: bool, blocked: bool) -> None:
         """The cluster has the job. `blocked`: the cell that shows it waits for it."""
         self._job, self._blocked = job, blocked
+        if detached:
+            self._detach_text = "Detached"
 
     def shown(self, now_s: float) -> None:
         """The buttons are on the page from now on."""
@@ -83,7 +85,8 @@ class Controls:
         if self._asks(now_s):
             return "Press once more to stop all calls. Results that are there are kept."
         if self._job is not None and self.unheard(now_s) and not self.live:
-            return "These buttons cannot answer while the cell runs: press ■ (interrupt the kernel) to stop."
+            end = "frees the cell, the job goes on" if self._detach_text == "Detached" else "stops the job"
+            return f"These buttons cannot answer while the cell runs: ■ (interrupt the kernel) {end}."
         return ""
 
     def press_cancel(self, now_s: float) -> None:

@@ -56,7 +56,7 @@ def html(progress: Progress, end: End, now_s: float) -> str:
         parts.append(_log(end))
     if progress.job_id is not None:
         parts.append(f'<div style="padding:2px 0">{_whereabouts(progress.job_id, end.kept)}</div>')
-    style = f"{markup.TEXT};line-height:1.5;max-width:1000px;padding:4px 0"
+    style = f"{markup.TEXT};line-height:1.5;max-width:1000px;padding:4px 8px"
     return f'<div class="burla-summary" style="{style}">{"".join(parts)}</div>'
 
 
@@ -86,7 +86,7 @@ def _log(end: End) -> str:
 
 
 def _whereabouts(job_id: str, kept: bool) -> str:
-    code = f'<code style="{markup.CODE};background:transparent;color:inherit">'
+    code = f'<code style="{markup.CODE};background:transparent;color:inherit;padding:0">'
     if not kept:
         return f"job {code}{job_id}</code>"
     python = f'burla.attach("{job_id}")'

@@ -65,9 +65,9 @@ class NotebookView:
         self._displays = 0
         self._said = ""
 
-    def begin(self, job: ShownJob) -> None:
+    def begin(self, job: ShownJob, detached: bool) -> None:
         """The head has the job."""
-        self._controls.begin(job, blocked=threading.current_thread() is threading.main_thread())
+        self._controls.begin(job, detached, blocked=threading.current_thread() is threading.main_thread())
 
     def write(self, texts: Sequence[Written]) -> None:
         """Put text of calls into the log, and into the cell's output up to a limit; display what they displayed."""

@@ -51,7 +51,7 @@ class PlainView:
 
     ticks = False
 
-    def begin(self, job: ShownJob) -> None:
+    def begin(self, job: ShownJob, detached: bool) -> None:
         """Do nothing: there is no status."""
 
     def write(self, texts: Sequence[Text]) -> None:
@@ -89,7 +89,7 @@ class TerminalView:
         self._settling = False
         self._closed = False
 
-    def begin(self, job: ShownJob) -> None:
+    def begin(self, job: ShownJob, detached: bool) -> None:
         """Do nothing: the status comes with the first update."""
 
     def write(self, texts: Sequence[Text]) -> None:

@@ -35,8 +35,8 @@ class View(Protocol):
 
     ticks: bool
 
-    def begin(self, job: ShownJob) -> None:
-        """The head has the job."""
+    def begin(self, job: ShownJob, detached: bool) -> None:
+        """The head has the job. `detached`: it outlives this process."""
         ...
 
     def write(self, texts: Sequence[Text]) -> None:

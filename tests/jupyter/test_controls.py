@@ -37,10 +37,10 @@ def job() -> Job:
     return Job()
 
 
-def shown(job: Job, blocked: bool = True, heard: bool = True) -> Controls:
+def shown(job: Job, blocked: bool = True, heard: bool = True, detached: bool = False) -> Controls:
     controls = Controls()
     controls.shown(0.0)
-    controls.begin(job, blocked)
+    controls.begin(job, detached, blocked)
     if heard:
         controls.hear()
     return controls
@@ -102,9 +102,16 @@ def test_what_fails_is_told_and_can_be_tried_again():
 def test_buttons_of_a_blocked_cell_are_dead_until_the_front_end_was_heard(job: Job):
     controls = shown(job, heard=False)
     assert not controls.cancel(1.0).live and controls.note(HEARD_WITHIN_S - 0.1) == ""
-    assert "press ■" in controls.note(HEARD_WITHIN_S)
+    assert "■ (interrupt the kernel) stops the job" in controls.note(HEARD_WITHIN_S)
     controls.hear()
     assert controls.cancel(3.0).live and controls.note(3.0) == ""
+
+
+def test_of_a_detached_job_only_the_cell_is_freed(job: Job):
+    controls = shown(job, heard=False, detached=True)
+    assert "frees the cell, the job goes on" in controls.note(HEARD_WITHIN_S)
+    controls.hear()
+    assert (controls.cancel(3.0), controls.detach(3.0)) == (Look("Cancel", True), Look("Detached", False))
 
 
 def test_buttons_of_a_cell_that_does_not_wait_are_live_at_once(job: Job):

@@ -1,0 +1,238 @@
+"""A real JupyterLab or Notebook 7 in a real Chromium, and one notebook open in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from playwright.sync_api import Browser, Locator, Page
+
+CHROMIUM = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+]  # fmt: skip
+APPS = {"lab": "jupyterlab", "notebook": "notebook"}
+START_S = 60
+THEMES = "@jupyterlab/apputils-extension:themes"
+RUN_TRIES = 5  # a front end sometimes swallows the keys, or forgets the cell, right after it has loaded
+SETTLE_MS = 300
+
+
+class Server:
+    """A Jupyter server with folders of its own; `root` holds its notebooks."""
+
+    def __init__(self, app: str):
+        self.app = app
+        self.home = Path(tempfile.mkdtemp(prefix="burla-lab-"))
+        self.root = self.home / "notebooks"
+        self.root.mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url, self.token = f"http://127.0.0.1:{port}", secrets.token_hex(16)
+        self._write("config/labconfig/page_config.json", {"buildCheck": False, "buildAvailable": False})
+        news = {"fetchNews": "false", "checkForUpdates": False}
+        self._write("settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings", news)
+        environ = os.environ | {
+            "HOME": str(self.home),
+            "JUPYTER_CONFIG_DIR": str(self.home / "config"),
+            "JUPYTER_DATA_DIR": str(self.home / "data"),
+            "JUPYTER_RUNTIME_DIR": str(self.home / "runtime"),
+            "JUPYTERLAB_SETTINGS_DIR": str(self.home / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(self.home / "workspaces"),
+            "JUPYTER_PLATFORM_DIRS": "1",
+            "IPYTHONDIR": str(self.home / "ipython"),
+        }
+        command = [
+            sys.executable, "-m", APPS[app], "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+            "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.root}",
+        ]  # fmt: skip
+        self._log = open(self.home / "server.log", "w")
+        self._process = subprocess.Popen(
+            command, env=environ, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        self._await_start()
+
+    def _write(self, path: str, content: object) -> None:
+        file = self.home / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content))
+
+    def _await_start(self) -> None:
+        until = time.monotonic() + START_S
+        while True:
+            try:
+                self.api("status")
+                return
+            except OSError:
+                log = (self.home / "server.log").read_text()[-3000:]
+                assert self._process.poll() is None and time.monotonic() < until, log
+                time.sleep(0.1)
+
+    def add_kernel(self, name: str, python_path: Path) -> None:
+        """Offer a kernel of this Python with other packages first on its path."""
+        spec = {
+            "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            "display_name": name,
+            "language": "python",
+            "env": {"PYTHONPATH": f"{python_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        }
+        self._write(f"data/kernels/{name}/kernel.json", spec)
+
+    def api(self, path: str, method: str = "GET", body: object = None) -> Any:
+        """Ask the server's own API."""
+        request = urllib.request.Request(
+            f"{self.url}/api/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"token {self.token}"},
+        )
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            data = reply.read()
+        return json.loads(data) if data else None
+
+    def set_theme(self, theme: str) -> None:
+        """Have pages that are opened from now on in this theme."""
+        request = urllib.request.Request(
+            f"{self.url}/lab/api/settings/{THEMES}",
+            method="PUT",
+            data=json.dumps({"raw": json.dumps({"theme": theme})}).encode(),
+            headers={"Authorization": f"token {self.token}"},
+        )
+        urllib.request.urlopen(request, timeout=20).close()
+
+    def end_kernels(self) -> None:
+        """End all sessions; a notebook that is opened then has a fresh kernel."""
+        for session in self.api("sessions"):
+            self.api(f"sessions/{session['id']}", "DELETE")
+
+    def close(self) -> None:
+        """End the server and its kernels."""
+        self.end_kernels()
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+class Notebook:
+    """A notebook that is open on a page."""
+
+    def __init__(self, server: Server, page: Page, path: str, shots: Path):
+        self.server = server
+        self.page = page
+        self.path = path
+        self.errors: list[str] = []
+        self._shots = shots
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.open()
+
+    def open(self) -> None:
+        """Load the page; also once more."""
+        kind = "doc/tree" if self.server.app == "lab" else "notebooks"
+        self.page.goto(f"{self.server.url}/{kind}/{self.path}?token={self.server.token}", wait_until="domcontentloaded")
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        self.wait_kernel()
+
+    def wait_kernel(self) -> None:
+        """Return when the kernel is there, whether it is busy or not."""
+        known = "[data-status='idle'], [data-status='busy']"
+        self.page.wait_for_selector(f".jp-Notebook-ExecutionIndicator:is({known})", timeout=60_000, state="attached")
+
+    def cell(self, number: int) -> Locator:
+        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(number)
+
+    def output(self, number: int) -> Locator:
+        return self.cell(number).locator(".jp-Cell-outputArea")
+
+    def text(self, number: int) -> str:
+        """Return what the outputs of a cell say."""
+        return "\n".join(self.cell(number).locator(".jp-OutputArea-output").all_inner_texts())
+
+    def prompt(self, number: int) -> str:
+        return self.cell(number).locator(".jp-InputPrompt").first.inner_text().strip()
+
+    def start(self, number: int) -> None:
+        """Run a cell; return when it has begun."""
+        before = self.prompt(number)
+        for _ in range(RUN_TRIES):
+            self.cell(number).locator(".jp-InputPrompt").first.click()
+            self.page.keyboard.press("Control+Enter")
+            if self._comes(lambda: self.prompt(number) != before, 3):
+                self.page.wait_for_timeout(SETTLE_MS)
+                if self.prompt(number) != before:
+                    return
+        raise AssertionError(f"cell {number} does not run")
+
+    def wait(self, number: int, timeout_s: float = 60) -> None:
+        """Return when a cell has ended."""
+        self.until(lambda: self.prompt(number) not in ("[ ]:", "[*]:"), timeout_s, f"the end of cell {number}")
+
+    def run(self, number: int, timeout_s: float = 60) -> str:
+        """Run a cell to its end; return what it shows."""
+        self.start(number)
+        self.wait(number, timeout_s)
+        return self.text(number)
+
+    def until(self, condition: Callable[[], object], timeout_s: float = 15, what: str = "the condition") -> None:
+        """Return as soon as a condition holds, while the page goes on; fail if it does not in time."""
+        if not self._comes(condition, timeout_s):
+            self.shot("failed")
+            raise AssertionError(f"{what} did not come in {timeout_s} s")
+
+    def _comes(self, condition: Callable[[], object], timeout_s: float) -> bool:
+        until = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > until:
+                return False
+            self.page.wait_for_timeout(30)
+        return True
+
+    def interrupt(self) -> None:
+        """Press ■."""
+        self.page.locator("[data-command='notebook:interrupt-kernel']").first.click()
+
+    def save(self) -> dict[str, Any]:
+        """Save the notebook; return what was saved."""
+        before = (self.server.root / self.path).stat().st_mtime_ns
+        self.page.keyboard.press("Escape")
+        self.page.keyboard.press("Control+s")
+        self.until(lambda: (self.server.root / self.path).stat().st_mtime_ns > before, 15, "the saved file")
+        return nbformat.read(self.server.root / self.path, as_version=4)
+
+    def shot(self, name: str) -> Path:
+        """Take a screenshot."""
+        path = self._shots / f"{name}.png"
+        self.page.screenshot(path=path)
+        return path
+
+
+def write_notebook(folder: Path, cells: list[str], kernel: str) -> str:
+    """Write a notebook with these cells; return its name."""
+    name = f"{secrets.token_hex(4)}.ipynb"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    notebook.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
+    nbformat.write(notebook, folder / name)
+    return name
+
+
+def launch(playwright: Any) -> Browser:
+    """Start Debian's Chromium."""
+    return playwright.chromium.launch(executable_path=shutil.which("chromium"), headless=True, args=CHROMIUM)

@@ -13,6 +13,7 @@ BurlaError
 ├── JobCancelled                                         somebody else stopped the job
 ├── UnknownJob (LookupError)                             no such job on this cluster
 ├── JobUnfinished                                        the job has to end first
+├── NoResult (LookupError)                               the job has ended without it
 └── ClusterError
     ├── ClusterStartFailed                               the local cluster does not start
     ├── ClusterLost                                      the cluster went away under a running job
@@ -139,6 +140,10 @@ class UnknownJob(BurlaError, LookupError):
 
 class JobUnfinished(BurlaError):
     """A job has to end before it can be deleted or retried. Facts: `job`."""
+
+
+class NoResult(BurlaError, LookupError):
+    """A job ended before this call had an outcome. Facts: `job`, `index`."""
 
 
 class ClusterError(BurlaError):

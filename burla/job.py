@@ -63,6 +63,7 @@ class Job:
     def __init__(self, connection: Connection | None, job_id: str, function_name: str, snapshot: Snapshot | None):
         self._reader = JobReader(connection, job_id, snapshot)
         self._function_name = function_name
+        self._near: tuple[int, list[Any]] = (0, [])  # the slice of small results that `result` has read last
 
     @classmethod
     def of(cls, job: ClientJob) -> Job:
@@ -133,6 +134,20 @@ class Job:
             vars(error).update(burla_results={}, burla_job=self)
             raise
 
+    def result(self, index: int) -> Any:
+        """Return the result of call `index`, once it has one, without reading others that are large.
+
+        Raises its failure, IndexError, StoreDamaged, and NoResult if the job ended before the call did.
+        """
+        number = operator.index(index)
+        start, values = self._near
+        if not start <= number < start + len(values):
+            self._check(number)
+            start, values = self._reader.results_at(number)
+            if len(values) > 1:  # small ones, which are kept together: the next is likely to be asked for, too
+                self._near = start, values
+        return values[number - start]
+
     def errors(self) -> list[ErrorGroup]:
         """Return the failures so far by type and line, the most frequent first."""
         failures = FailureGroups()
@@ -162,13 +177,16 @@ class Job:
     def input(self, index: int) -> Any:
         """Return the input of call `index`. Raises IndexError, StoreDamaged."""
         number = operator.index(index)
-        total = self._reader.look().total
-        if not 0 <= number < total:
-            raise IndexError(f"job {self._reader.id} has no input {number}: they are numbered from 0 to {total - 1}")
+        self._check(number)
         blocks = self._reader.ask(GetInputs(self._reader.id, number)).blocks
         block = next(block for block in blocks if block.first <= number < block.first + block.count)
         item = serialize.load_block(self._reader.fetch(block.payload))[number - block.first]
         return serialize.load_value(item) if block.each else item
+
+    def _check(self, number: int) -> None:
+        total = self._reader.look().total
+        if not 0 <= number < total:
+            raise IndexError(f"job {self._reader.id} has no input {number}: they are numbered from 0 to {total - 1}")
 
     # its course
 
@@ -177,14 +195,14 @@ class Job:
         for _ in self._reader.batches(Kind.ENDED, timeout_s=timeout_s):
             pass
 
-    def follow(self, wait: bool = True) -> None:
+    def follow(self, wait: bool = True, spinner: bool = True) -> None:
         """Show the job here from its first event on, as `remote_parallel_map` does, until it ends; raise its failure.
 
         Ctrl-C ends it if it is not detached. With `wait=False`, return at once, and raise nothing: it is shown from a
         thread.
         """
         __tracebackhide__ = True
-        view = views.make_view(spinner=True)
+        view = views.make_view(spinner)
         if wait:
             self._follow(view)
         else:

@@ -12,7 +12,7 @@ from burla.client import current
 from burla.client.connection import Connection
 from burla.client.job import load_results
 from burla.client.outcome import Outcome
-from burla.errors import BurlaError, ClusterLost, StoreDamaged
+from burla.errors import BurlaError, ClusterLost, NoResult, StoreDamaged
 from burla.job_parts import JobProgress
 from burla.protocol import POLL_S, Ended, Event, Events, GetJob, Kind, Payload, Poll, Results, Snapshot
 
@@ -64,6 +64,24 @@ class JobReader:
                 yield event.start, load_results(event, data)
         if self.snapshot is not None:
             outcome.check(self.snapshot.total)
+
+    def results_at(self, index: int) -> tuple[int, list[Any]]:
+        """Return the slice of results with this one in it, and the index of the first, as soon as it is there.
+
+        Raises the failure of the call, or NoResult.
+        """
+        outcome = Outcome(self.id)
+        for events in self.batches(Kind.RESULTS | Kind.FAILURE, index):
+            for event in events:
+                if isinstance(event, Results):
+                    return event.start, load_results(event, self.fetch(event.payload))
+                outcome.note(event)
+        raise outcome.error or NoResult(
+            f"job {self.id} ended before call {index} had a result: it is {self.look().state.value}. "
+            "job.retry_failed() runs the calls without one.",
+            job=self.id,
+            index=index,
+        )
 
     def events(self, tick_s: float | None) -> Iterator[Events]:
         """Yield the journal without results, and if there are ticks, how the job stands about every second."""

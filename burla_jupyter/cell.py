@@ -35,15 +35,17 @@ class Header:
 
 @dataclass(frozen=True)
 class Body:
-    """A cell's body, compiled: as a function of the targets, or in run mode as a module.
+    """A cell's body, compiled: as a function of the targets, or in run mode as a module; and its text as Python.
 
-    `read`: names of the notebook that it needs; `changed`: those that it changes, though calls have their own copy of
-    them; `gives_none`: every call returns None.
+    `read`: names of the notebook that it needs; `assigned`: names that it assigns; `changed`: notebook names whose
+    change is lost, in a map because calls have their own copy of them; `gives_none`: every call returns None.
     """
 
     code: types.CodeType
     tree: ast.Module
+    text: str
     read: tuple[str, ...]
+    assigned: tuple[str, ...]
     changed: tuple[str, ...]
     gives_none: bool
 
@@ -78,7 +80,8 @@ def parse_header(line: str, column: int, filename: str) -> Header:
     element = ast.Tuple([ast.Name(name, ast.Load()) for name in targets], ast.Load())
     function = ast.Lambda(nothing, ast.GeneratorExp(element, loop.generators))
     tree = ast.fix_missing_locations(ast.Expression(ast.copy_location(function, loop)))
-    return Header(targets, text, compile(tree, filename, "eval", dont_inherit=True))
+    code = compile(tree, filename, "eval", dont_inherit=True)
+    return Header(targets, text, _as_module(_as_module(code, "<lambda>"), "<genexpr>"))
 
 
 def _targets(loop: ast.ListComp) -> list[str]:
@@ -118,7 +121,7 @@ def parse_body(
     Raises Refused, SyntaxError.
     """
     targets = () if header is None else header.targets
-    tree = escapes.parse(cell, transform, filename, 2)
+    tree, text = escapes.parse(cell, transform, filename)
     if not tree.body:
         raise Refused("the cell has nothing to run below its first line.")
     tree = ast.fix_missing_locations(escapes.Shell({*namespace, *targets, *_bound_anywhere(tree)}).visit(tree))
@@ -138,7 +141,9 @@ def parse_body(
         read = [name for name in read if name in names.at_once or name not in names.assigned]
         code = _compile_function(tree, targets, sorted(rebound - declared), filename, flags)
     read += [name for name in changed if name in namespace and name not in read]
-    return Body(code, tree, tuple(read), tuple(sorted(changed & namespace.keys())), gives_none)
+    return Body(
+        code, tree, text, tuple(read), tuple(names.assigned), tuple(sorted(changed & namespace.keys())), gives_none
+    )
 
 
 def _bound_anywhere(tree: ast.Module) -> set[str]:
@@ -177,7 +182,7 @@ def _compile_function(
     tree: ast.Module, targets: tuple[str, ...], rebound: list[str], filename: str, flags: int
 ) -> types.CodeType:
     """Return the code of a function that returns the last expression. `rebound`: notebook names that it assigns."""
-    first, last = tree.body[0], tree.body[-1]
+    last = tree.body[-1]
     if isinstance(last, ast.Expr):
         tree.body[-1] = ast.copy_location(ast.Return(last.value), last)
     arguments = ast.arguments(
@@ -187,9 +192,23 @@ def _compile_function(
     as_globals = [ast.Global(rebound)] if rebound else []
     function = kind(name="cell", args=arguments, body=[*as_globals, *tree.body], decorator_list=[])
     function.type_params = []  # pyright: ignore[reportAttributeAccessIssue] - Python 3.12 asks for it
-    module = ast.Module([ast.copy_location(function, first)], [])
+    function.lineno, function.col_offset = 1, 0  # as a module's: IPython counts lines from here
+    module = ast.Module([function], [])
     compiled = compile(ast.fix_missing_locations(module), filename, "exec", flags, dont_inherit=True)
-    return next(const for const in compiled.co_consts if isinstance(const, types.CodeType))
+    return next(const for const in _as_module(compiled, "cell").co_consts if isinstance(const, types.CodeType))
+
+
+def _as_module(code: types.CodeType, name: str) -> types.CodeType:
+    """Return code whose function of this name is shown as what it is to the user: lines of the cell itself."""
+    consts = list(code.co_consts)
+    for number, const in enumerate(consts):
+        if isinstance(const, types.CodeType):
+            if const.co_name == name:
+                consts[number] = const.replace(co_name="<module>", co_qualname="<module>")
+                break
+            if const.co_name == "<module>":
+                consts[number] = _as_module(const, name)
+    return code.replace(co_consts=tuple(consts))
 
 
 def _compile_module(tree: ast.Module, filename: str, flags: int) -> types.CodeType:

@@ -20,14 +20,17 @@ ADVICE = {
 CONTINUED = re.compile(r"^\s*([\w\s,.\[\]'\"]+=\s*)?[!%]")
 
 
-def parse(cell: str, transform: Callable[[str], str], filename: str, first_line: int) -> ast.Module:
-    """Return the tree of a cell that begins at this line. Raises Refused, and SyntaxError with its position."""
+def parse(cell: str, transform: Callable[[str], str], filename: str) -> tuple[ast.Module, str]:
+    """Return the tree of what stands below the magic's line, and its text as Python with an empty first line.
+
+    Raises SyntaxError with its position.
+    """
     skipped = len(cell) - len(cell.lstrip("\n"))  # IPython drops empty lines at the beginning
     source = transform(cell)
     if len(source.splitlines()) < len(cell.strip("\n").splitlines()):
         source = transform(_on_one_line(cell))
-    # lines in front, and not an offset afterwards, so that a SyntaxError has its line too
-    return ast.parse("\n" * (first_line - 1 + skipped) + source, filename)
+    source = "\n" * (1 + skipped) + source  # and no offset afterwards: so a SyntaxError has its line too
+    return ast.parse(source, filename), source
 
 
 def _on_one_line(cell: str) -> str:

@@ -33,10 +33,14 @@ class Displays:
     """Counts what one call displays."""
 
     def __init__(self) -> None:
+        self.rich = True
         self.count = self.size_bytes = self.left_out = 0
 
     def show(self, data: dict[str, Any], metadata: dict[str, Any]) -> None:
         """Send a MIME bundle to the notebook, or count it among those that were too many."""
+        if not self.rich:
+            print(data.get("text/plain", ""), file=sys.__stdout__)
+            return
         line = inband.encode(data, metadata)
         if len(line) > LINE_BYTES:
             size = f"{len(line) / 1e6:.0f} MB, over the limit of {LINE_BYTES / 1e6:.0f} MB"
@@ -56,7 +60,7 @@ class Displays:
         if self.left_out:
             kept = f"a call can show {DISPLAYS}, of {DISPLAYED_BYTES / 1e6:.0f} MB together"
             print(f"[burla: {self.left_out} more displays were left out: {kept}]", file=sys.__stderr__)
-        self.__init__()
+        self.count = self.size_bytes = self.left_out = 0
 
 
 _displays = Displays()
@@ -214,8 +218,9 @@ def _replace_display() -> None:
     IPython.core.display_functions.display = display
 
 
-def install(names: dict[str, Any]) -> None:
-    """Make this process a place for cells; `names` are the notebook's that came along."""
+def install(names: dict[str, Any], rich: bool) -> None:
+    """Make this process a place for cells. `names`: the notebook's that came along; `rich`: it shows more than text."""
+    _displays.rich = rich
     builtins.input = _input
     builtins.display = display  # pyright: ignore[reportAttributeAccessIssue]
     builtins.get_ipython = get_ipython  # pyright: ignore[reportAttributeAccessIssue]

@@ -16,6 +16,11 @@ from burla_jupyter.outcome import Before, Outcome
 CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
 
 
+def show_lines(filename: str, text: str) -> None:
+    """Let tracebacks of this process show the lines of a cell."""
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+
+
 @dataclass
 class Cell:
     """What travels. `names` is a function whose globals become the cell's: in the notebook those are the notebook's.
@@ -29,6 +34,9 @@ class Cell:
     names: Any  # a function; as FunctionType a class attribute would be taken for a method
     filename: str
     text: str
+    rich: bool  # what it displays can be shown as more than text
+
+    machinery_files = (__file__, node.__file__)  # tracebacks begin behind these
 
     def __post_init__(self) -> None:
         self.__name__ = self.name  # what the job is called
@@ -40,8 +48,8 @@ class Cell:
 
     def prepare(self) -> None:
         """Make this process, of a node, one in which the cell can run and tracebacks show its lines."""
-        linecache.cache[self.filename] = (len(self.text), None, self.text.splitlines(keepends=True), self.filename)
-        node.install(self.globals)
+        show_lines(self.filename, self.text)
+        node.install(self.globals, self.rich)
 
 
 @dataclass

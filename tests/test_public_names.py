@@ -31,6 +31,7 @@ ERRORS = {
     "JobUnfinished",
     "NoCompatibleNodes",
     "NoNodes",
+    "NoResult",
     "RemoteError",
     "ResultNotPicklable",
     "StoreBusy",
@@ -121,8 +122,8 @@ def test_submit_takes_the_options_of_the_call_by_name():
 def test_what_a_job_offers():
     offered = {name for name in vars(burla.Job) if not name.startswith("_")} - {"of", "told"}
     assert offered == {
-        "id", "function_name", "status", "progress", "results", "iter_results", "errors", "logs", "input", "wait",
-        "follow", "cancel", "delete", "detach", "retry_failed",
+        "id", "function_name", "status", "progress", "results", "result", "iter_results", "errors", "logs", "input",
+        "wait", "follow", "cancel", "delete", "detach", "retry_failed",
     }  # fmt: skip
 
 

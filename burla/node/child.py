@@ -252,7 +252,8 @@ class Caller:
         function = self._function
         if type(error) is TypeError and function is not None and _raised_here(error):
             error = serialize.argument_mismatch(function, value, index) or error
-        return Failure(index, serialize.dump_exception(error, index, strip_files=(__file__, asyncio.runners.__file__)))
+        machinery = (__file__, asyncio.runners.__file__, *getattr(function, "machinery_files", ()))
+        return Failure(index, serialize.dump_exception(error, index, strip_files=machinery))
 
 
 def _raised_here(error: BaseException) -> bool:

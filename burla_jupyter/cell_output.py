@@ -61,13 +61,6 @@ class CellOutput:
             update=update,
         )
 
-    def flush(self) -> None:
-        """Have what was written come before what is displayed next."""
-        for number in (STDOUT, STDERR):
-            stream = self._stream(number)
-            if stream is not None and hasattr(stream, "flush"):
-                stream.flush()
-
     def _stream(self, number: int) -> TextIO | None:
         stdout, stderr, _ = self._now()
         return stdout if number == STDOUT else stderr

@@ -128,7 +128,6 @@ class NotebookView:
                 "text/plain": summary.text(progress, end, now_s),
                 "text/html": summary.html(progress, end, now_s),
             }
-            self._output.flush()
             self._output.display(data, {}, self._display_id, update=self._panel is not None)
         if self._panel is not None:
             self._panel.close()
@@ -151,7 +150,6 @@ class NotebookView:
         self._displays += 1
         if self._displays > DISPLAYS:
             return
-        self._output.flush()
         if self._progress is None or self._progress.total != 1:
             label = f"input {index}:"
             self._output.display({"text/plain": label, "text/html": f"<div>{label}</div>"}, {})
@@ -163,7 +161,6 @@ class NotebookView:
         panel = Panel(self._controls, self._hello)
         if self._flood.reached:
             panel.open_log()
-        self._output.flush()
         self._output.display(panel.bundle(f"burla: {progress.line(now_s)}"), {}, self._display_id)
         self._controls.shown(now_s)
         return panel

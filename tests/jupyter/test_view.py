@@ -148,6 +148,22 @@ def test_prints_of_a_thread_go_to_the_cell_that_started_it(kernel: Kernel):
     assert kernel.text(other) == "own\n" * 20
 
 
+def test_another_cell_does_not_capture_what_a_thread_prints_for_its_own(kernel: Kernel):
+    owner = kernel.run(
+        """
+        def later(x):
+            time.sleep(0.6)
+            print("later", x)
+        burla.submit(later, range(4)).follow(wait=False)
+        """
+    )
+    kernel.run("%%capture captured\ntime.sleep(2)")
+    kernel.wait(lambda: kernel.of(owner, "update_display_data"))
+    cell = kernel.run("print(repr(captured.stdout), captured.outputs)")
+    assert kernel.text(cell) == "'' []\n"
+    assert kernel.text(owner).count("later") == 4
+
+
 # what stays ----------------------------------------------------------------------------------------------------------
 
 

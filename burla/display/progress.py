@@ -14,7 +14,7 @@ RATE_SAMPLES = 3  # calls that end together, every 20 s, still give a steady rat
 
 PHASES = {
     JobState.RECEIVING: "uploading",
-    JobState.WAITING: "waiting for a free CPU",
+    JobState.WAITING: "waiting for room on a node",
     JobState.RUNNING: "running",
     JobState.STOPPING: "stopping",
     JobState.DONE: "done",
@@ -120,7 +120,7 @@ class Progress:
         """What the job does now, in words."""
         if self.state is None:
             return "uploading" if self._uploaded else "connecting"
-        if self.state in (JobState.WAITING, JobState.RUNNING) and not self.nodes:
+        if self.state is JobState.RUNNING and not self.nodes:
             return "waiting for a node"
         return PHASES[self.state]
 

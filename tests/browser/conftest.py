@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+import burla
 from tests.browser.lab import Notebook, Server, launch, write_notebook
 
 OpenNotebook = Callable[..., Notebook]
+UNFINISHED = ("receiving", "waiting", "running", "stopping")
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +30,14 @@ def servers(shared_home: Path) -> Iterator[Callable[[str], Server]]:
     yield server
     for one in started.values():
         one.close()
+
+
+@pytest.fixture(autouse=True)
+def no_job_left() -> Iterator[None]:
+    """End what a test has detached: it would take the next one's room."""
+    yield
+    for job in burla.jobs(UNFINISHED):
+        job.cancel()
 
 
 @pytest.fixture(scope="module")  # not longer: while Playwright runs, no other event loop can in this thread

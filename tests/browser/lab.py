@@ -27,7 +27,8 @@ APPS = {"lab": "jupyterlab", "notebook": "notebook"}
 START_S = 60
 THEMES = "@jupyterlab/apputils-extension:themes"
 RUN_TRIES = 5  # a front end sometimes swallows the keys, or forgets the cell, right after it has loaded
-SETTLE_MS = 300
+SETTLE_MS = 500
+LOADED_MS = 1000
 
 
 class Server:
@@ -154,6 +155,7 @@ class Notebook:
         self.page.goto(f"{self.server.url}/{kind}/{self.path}?token={self.server.token}", wait_until="domcontentloaded")
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         self.wait_kernel()
+        self.page.wait_for_timeout(LOADED_MS)
 
     def wait_kernel(self) -> None:
         """Return when the kernel is there, whether it is busy or not."""
@@ -165,6 +167,10 @@ class Notebook:
 
     def output(self, number: int) -> Locator:
         return self.cell(number).locator(".jp-Cell-outputArea")
+
+    def panel(self, number: int) -> Locator:
+        """The live view below a cell."""
+        return self.cell(number).locator(".burla-panel")
 
     def text(self, number: int) -> str:
         """Return what the outputs of a cell say."""
@@ -212,6 +218,14 @@ class Notebook:
     def interrupt(self) -> None:
         """Press ■."""
         self.page.locator("[data-command='notebook:interrupt-kernel']").first.click()
+
+    def restart_kernel(self) -> None:
+        """Restart the kernel, and wait for it."""
+        (session,) = [one for one in self.server.api("sessions") if one["path"] == self.path]
+        self.server.api(f"kernels/{session['kernel']['id']}/restart", "POST", {})
+        self.page.wait_for_timeout(SETTLE_MS)
+        self.wait_kernel()
+        self.page.wait_for_timeout(LOADED_MS)
 
     def save(self) -> dict[str, Any]:
         """Save the notebook; return what was saved."""

@@ -62,15 +62,15 @@ def test_inputs_on_their_way_are_no_total_yet():
     assert progress.total is None
     progress.apply(snapshot(0, running=0, total=20_000, state=JobState.WAITING), 102.0)
     assert progress.total == 20_000
-    assert progress.line(102.0) == "crunch       0/20,000  waiting for a free CPU  0:02"
+    assert progress.line(102.0) == "crunch       0/20,000  waiting for room on a node  0:02"
 
 
 @pytest.mark.parametrize(
     ("state", "nodes", "running", "phase"),
     [
         (JobState.RECEIVING, 0, 0, "uploading"),
-        (JobState.WAITING, 0, 0, "waiting for a node"),
-        (JobState.WAITING, 3, 0, "waiting for a free CPU"),
+        (JobState.WAITING, 0, 0, "waiting for room on a node"),
+        (JobState.WAITING, 3, 0, "waiting for room on a node"),
         (JobState.RUNNING, 3, 2, "running"),
         (JobState.RUNNING, 0, 0, "waiting for a node"),
         (JobState.STOPPING, 3, 2, "stopping"),

@@ -55,7 +55,8 @@ class Plan:
 def make_plan(shell: InteractiveShell, parser: Any, line: str, cell: str) -> Plan:
     """Return what a cell asks for. Raises Refused, SyntaxError."""
     text = f"{MAGIC}{line}\n{cell}"
-    filename = shell.compile.cache(text, shell.execution_count)
+    number = len(shell.user_ns.get("In", "0")) - 1  # execution_count is that of the next cell in newer IPythons
+    filename = shell.compile.cache(text, number)
     names = _visible(shell)
     column = split(line)
     given = line if column is None else line[: column - len("for")]
@@ -67,7 +68,7 @@ def make_plan(shell: InteractiveShell, parser: Any, line: str, cell: str) -> Pla
     show_lines(filename, text)  # IPython shows lines of a traceback only if all of them are Python
     sent = tuple(dict.fromkeys([*body.read, *options.ship]))
     common = {
-        "name": f"cell {shell.execution_count}",
+        "name": f"cell {number}",
         "code": body.code,
         "names": _holder(sent, shell.user_ns),
         "filename": filename,

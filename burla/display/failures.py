@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import linecache
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -10,6 +12,7 @@ from burla.protocol import Ended, Event, Failure
 from burla.serialize_errors import Record
 
 SAMPLE_INPUTS = 10
+FRAME = re.compile(r'  File "(.+)", line (\d+), in ')
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +74,16 @@ def _described(payload: bytes) -> tuple[str, str, str, str]:
     if record.frames:
         frame = record.frames[-1]
         line = f"{PurePath(frame.file).name}:{frame.line}"
-    return record.type_name, line, record.message, record.text
+    return record.type_name, line, record.message, with_lines(record.text)
+
+
+def with_lines(text: str) -> str:
+    """Return a traceback with the lines that only this process has, such as those of a notebook's cells."""
+    lines = text.splitlines(keepends=True)
+    shown: list[str] = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        shown.append(line)
+        if (frame := FRAME.match(line)) and not following.startswith("    "):
+            source = linecache.getline(frame[1], int(frame[2])).strip()
+            shown += [f"    {source}\n"] if source else []
+    return "".join(shown)

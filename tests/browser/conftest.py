@@ -11,10 +11,10 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 import burla
-from tests.browser.lab import Notebook, Server, launch, write_notebook
+from tests.browser.lab import Notebook, Server, kernel_name, launch, write_notebook
+from tests.browser.live import Gate
 
 OpenNotebook = Callable[..., Notebook]
-UNFINISHED = ("receiving", "waiting", "running", "stopping")
 
 
 @pytest.fixture(scope="session")
@@ -32,20 +32,17 @@ def servers(shared_home: Path) -> Iterator[Callable[[str], Server]]:
         one.close()
 
 
-@pytest.fixture(autouse=True)
-def no_job_left() -> Iterator[None]:
-    """End what a test has detached: it would take the next one's room."""
-    yield
-    for job in burla.jobs(UNFINISHED):
-        job.cancel()
-
-
 @pytest.fixture(scope="module")  # not longer: while Playwright runs, no other event loop can in this thread
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = launch(playwright)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
 
 
 @pytest.fixture
@@ -67,8 +64,10 @@ def open_notebook(
     ) -> Notebook:
         server = servers(app)
         server.set_theme(theme)
+        if kernel != "python3":
+            server.add_kernel(kernel)
         page = browser.new_page(viewport={"width": width, "height": height})
-        notebook = Notebook(server, page, write_notebook(server.root, list(cells), kernel), shots)
+        notebook = Notebook(server, page, write_notebook(server.root, list(cells), kernel_name(kernel)), shots)
         opened.append(notebook)
         return notebook
 
@@ -77,4 +76,6 @@ def open_notebook(
         notebook.shot(f"end-{number}")
         notebook.page.close()
         notebook.server.end_kernels()
+    for job in burla.jobs(["receiving", "waiting", "running"]):  # detached ones, of a test that failed
+        job.cancel()
     assert [error for notebook in opened for error in notebook.errors] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import secrets
@@ -27,8 +28,9 @@ APPS = {"lab": "jupyterlab", "notebook": "notebook"}
 START_S = 60
 THEMES = "@jupyterlab/apputils-extension:themes"
 RUN_TRIES = 5  # a front end sometimes swallows the keys, or forgets the cell, right after it has loaded
-SETTLE_MS = 500
-LOADED_MS = 1000
+SETTLE_MS = 300
+OUTPUT = ".jp-OutputArea-output"
+CONNECTED_TIMES = 5
 
 
 class Server:
@@ -82,15 +84,15 @@ class Server:
                 assert self._process.poll() is None and time.monotonic() < until, log
                 time.sleep(0.1)
 
-    def add_kernel(self, name: str, python_path: Path) -> None:
-        """Offer a kernel of this Python with other packages first on its path."""
+    def add_kernel(self, name: str) -> None:
+        """Offer a kernel of this Python with another ipykernel; `name`: such as "ipykernel 7.3.0"."""
         spec = {
             "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
             "display_name": name,
             "language": "python",
-            "env": {"PYTHONPATH": f"{python_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+            "env": {"PYTHONPATH": f"{_package(name)}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
         }
-        self._write(f"data/kernels/{name}/kernel.json", spec)
+        self._write(f"data/kernels/{kernel_name(name)}/kernel.json", spec)
 
     def api(self, path: str, method: str = "GET", body: object = None) -> Any:
         """Ask the server's own API."""
@@ -139,28 +141,42 @@ class Notebook:
         self.server = server
         self.page = page
         self.path = path
+        self.file = server.root / path
         self.errors: list[str] = []
         self._shots = shots
         page.on("dialog", lambda dialog: dialog.accept())
         page.on("pageerror", lambda error: self._note(error.stack or str(error)))
+        page.on("request", lambda request: self._note_request(request.url))
         self.open()
 
     def _note(self, error: str) -> None:
         if "blob:" in error or "burla" in error:  # of the code of a widget; the front ends have errors of their own
             self.errors.append(error)
 
+    def _note_request(self, url: str) -> None:
+        if not url.startswith((self.server.url, "data:", "blob:")):
+            self.errors.append(f"a resource of another host: {url}")
+
     def open(self) -> None:
         """Load the page; also once more."""
         kind = "doc/tree" if self.server.app == "lab" else "notebooks"
         self.page.goto(f"{self.server.url}/{kind}/{self.path}?token={self.server.token}", wait_until="domcontentloaded")
-        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=START_S * 1000)
         self.wait_kernel()
-        self.page.wait_for_timeout(LOADED_MS)
 
     def wait_kernel(self) -> None:
-        """Return when the kernel is there, whether it is busy or not."""
-        known = "[data-status='idle'], [data-status='busy']"
-        self.page.wait_for_selector(f".jp-Notebook-ExecutionIndicator:is({known})", timeout=60_000, state="attached")
+        """Return when the page is connected to its kernel, whether that is busy or not."""
+        times = 0  # a page says idle for a moment before it is connected, and then forgets cells that were run
+
+        def connected() -> bool:
+            nonlocal times
+            kernels = [one["kernel"] for one in self.server.api("sessions") if one["path"] == self.path]
+            shown = self.page.locator(".jp-Notebook-ExecutionIndicator").first.get_attribute("data-status")
+            agree = bool(kernels) and kernels[0]["connections"] > 0 and kernels[0]["execution_state"] == shown
+            times = times + 1 if agree else 0
+            return times >= CONNECTED_TIMES
+
+        self.until(connected, START_S, "the kernel")
 
     def cell(self, number: int) -> Locator:
         return self.page.locator(".jp-Notebook .jp-CodeCell").nth(number)
@@ -168,13 +184,9 @@ class Notebook:
     def output(self, number: int) -> Locator:
         return self.cell(number).locator(".jp-Cell-outputArea")
 
-    def panel(self, number: int) -> Locator:
-        """The live view below a cell."""
-        return self.cell(number).locator(".burla-panel")
-
     def text(self, number: int) -> str:
         """Return what the outputs of a cell say."""
-        return "\n".join(self.cell(number).locator(".jp-OutputArea-output").all_inner_texts())
+        return "\n".join(text.rstrip("\n") for text in self.output(number).locator(OUTPUT).all_inner_texts())
 
     def prompt(self, number: int) -> str:
         return self.cell(number).locator(".jp-InputPrompt").first.inner_text().strip()
@@ -220,26 +232,43 @@ class Notebook:
         self.page.locator("[data-command='notebook:interrupt-kernel']").first.click()
 
     def restart_kernel(self) -> None:
-        """Restart the kernel, and wait for it."""
-        (session,) = [one for one in self.server.api("sessions") if one["path"] == self.path]
-        self.server.api(f"kernels/{session['kernel']['id']}/restart", "POST", {})
-        self.page.wait_for_timeout(SETTLE_MS)
+        """Restart the kernel, whatever it does."""
+        self.page.locator("[data-command='kernelmenu:restart']").first.click()
         self.wait_kernel()
-        self.page.wait_for_timeout(LOADED_MS)
 
     def save(self) -> dict[str, Any]:
         """Save the notebook; return what was saved."""
-        before = (self.server.root / self.path).stat().st_mtime_ns
+        before = self.file.stat().st_mtime_ns
         self.page.keyboard.press("Escape")
         self.page.keyboard.press("Control+s")
-        self.until(lambda: (self.server.root / self.path).stat().st_mtime_ns > before, 15, "the saved file")
-        return nbformat.read(self.server.root / self.path, as_version=4)
+        self.until(lambda: self.file.stat().st_mtime_ns > before, 15, "the saved file")
+        return nbformat.read(self.file, as_version=4)
 
     def shot(self, name: str) -> Path:
         """Take a screenshot."""
         path = self._shots / f"{name}.png"
         self.page.screenshot(path=path)
         return path
+
+
+def kernel_name(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+def _package(name: str) -> Path:
+    """Return a folder with one version of a package; it stays beside this environment's own packages."""
+    folder = Path(sys.prefix) / "other-versions" / kernel_name(name)
+    if folder.exists():
+        return folder
+    python = sys.executable if importlib.util.find_spec("pip") else sys._base_executable  # type: ignore[attr-defined]
+    new = folder.with_name(f"{folder.name}-{secrets.token_hex(4)}")
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", f"--target={new}", name.replace(" ", "==")]
+    subprocess.run(install, check=True, timeout=120)
+    try:
+        new.rename(folder)
+    except OSError:  # another run was faster
+        shutil.rmtree(new)
+    return folder
 
 
 def write_notebook(folder: Path, cells: list[str], kernel: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.browser.conftest import OpenNotebook
 from tests.browser.lab import Notebook
-from tests.browser.test_live_view import fold
+from tests.browser.live import Panel
 
 # ruff: noqa: E501 - JavaScript
 ENOUGH = 4.5  # of contrast, as WCAG's level AA asks for text
@@ -61,7 +61,8 @@ OVERLAPS = """root => {
   const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT), boxes = [];
   while (walker.nextNode()) {
     const e = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim();
-    if (!text || !e.getClientRects().length || e.closest('style, .burla-log-view, select')) continue;
+    if (!text || !e.getClientRects().length || e.closest('style, .burla-log-view, select, pre')) continue;
+    if (e.closest('.burla-fold-body') && !e.closest('.burla-fold-body').clientHeight) continue;
     const range = document.createRange(); range.selectNodeContents(walker.currentNode);
     for (const box of range.getClientRects()) boxes.push([box, text.slice(0, 30)]);
   }
@@ -97,7 +98,7 @@ def test_the_view_is_good_to_look_at_while_it_runs_and_afterwards(open_notebook:
         notebook.page.wait_for_timeout(50)
     assert len(heights) == 1, "it does not jump while it updates"
     for name in ("Slowest", "Failures", "Log"):
-        fold(notebook, name)
+        Panel(notebook).fold(name)
     panel.locator(".burla-failures", has_text="ValueError").wait_for(timeout=10_000)
     panel.locator(".burla-log-row").first.wait_for(timeout=10_000)
     notebook.shot("running")
@@ -119,7 +120,7 @@ def pour(x):
         for _ in range(250):
             print("line", n, "of a flood of output that is no use to anybody")
             n += 1
-        time.sleep(0.009)
+        time.sleep(0.005)
     return n
 print(sum(remote_parallel_map(pour, range(2))))
 """

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import linecache
 import pickle
 import traceback
 
 from burla import serialize
 from burla.client.outcome import Outcome
-from burla.display.failures import ErrorGroup, FailureGroups
+from burla.display.failures import ErrorGroup, FailureGroups, with_lines
 from burla.errors import JobCancelled, NoCompatibleNodes, StoreDamaged, WorkerCrashed
 from burla.protocol import Ended, Event, Failure, JobState, Lost
 
@@ -51,6 +52,20 @@ def test_failures_are_grouped_by_type_and_line_with_the_largest_group_first():
         ("Unknown", 1, (60,)),
     }
     assert {one.line for one in others if one.inputs != (3,)} == {""}
+
+
+def test_a_traceback_gets_the_lines_that_only_this_process_has():
+    source = "def f(x):\n    return 1 // x\n"
+    linecache.cache["<a cell>"] = (len(source), None, source.splitlines(keepends=True), "<a cell>")
+    text = (
+        'Traceback (most recent call last):\n  File "<a cell>", line 2, in f\n  File "<gone>", line 1, in g\nError: x\n'
+    )
+    assert with_lines(text).splitlines()[1:4] == [
+        '  File "<a cell>", line 2, in f',
+        "    return 1 // x",
+        '  File "<gone>", line 1, in g',
+    ]
+    assert with_lines(with_lines(text)) == with_lines(text)
 
 
 def test_what_ended_the_job_itself_is_of_no_input():

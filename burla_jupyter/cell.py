@@ -20,6 +20,7 @@ from burla_jupyter.outcome import VALUE
 
 MAGIC = "%%burla "
 FUTURES = {name: getattr(__future__, name).compiler_flag for name in __future__.all_feature_names}
+WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|{[^{}]*}|[^\s"'])+|["']""")
 OF_MODULES = {"__builtins__", "__builtin__", "__loader__", "__spec__"}  # each process has its own
 CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
 
@@ -52,7 +53,7 @@ class Body:
 
 def split(line: str) -> int | None:
     """Return the column behind the `for` that ends the options; None: there is none. In a value it stands in quotes."""
-    for word in re.finditer(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|[^\s"']|["'])+""", line):
+    for word in WORD.finditer(line):
         if word.group() == "for":
             return word.end()
     return None

@@ -13,7 +13,7 @@ from typing import Any
 from IPython.core.magic_arguments import argument, magic_arguments
 from IPython.utils.text import DollarFormatter
 
-from burla_jupyter.cell import split
+from burla_jupyter.cell import WORD, split
 from burla_jupyter.errors import Refused
 
 GPUS = ("A100", "A100_40G", "A100_80G", "H100", "H100_80G")
@@ -93,7 +93,7 @@ def parse(parser: Any, text: str, namespace: Mapping[str, Any], is_map: bool) ->
 def _words(text: str, namespace: Mapping[str, Any]) -> list[str]:
     """Return the words of a line, values as `--name=value`, so that one may begin with a dash."""
     try:
-        waiting = shlex.split(text)
+        waiting = [_unquoted(word) for word in WORD.findall(text)]
     except ValueError as error:
         raise Refused(f"in the options: {error}. A value with an apostrophe stands in double quotes.") from None
     words: list[str] = []
@@ -114,6 +114,11 @@ def _words(text: str, namespace: Mapping[str, Any]) -> list[str]:
         else:
             raise Refused(f"{name} {VALUES[name][0]}: the value is missing.")
     return words
+
+
+def _unquoted(word: str) -> str:
+    """Return a word without its quotes. A blank inside of it is in quotes, or in {an expression}."""
+    return "".join(shlex.split(word.replace(" ", "\0"))).replace("\0", " ")
 
 
 def _unknown(word: str) -> str:

@@ -23,6 +23,7 @@ class Results(Sequence[Any]):
     def __init__(self, job: Job):
         self.job = job
         self._total = job.progress.total
+        self._shown: tuple[list[str], str] | None = None  # how it shows; large results are not read for it again
 
     def __len__(self) -> int:
         return self._total
@@ -61,6 +62,11 @@ class Results(Sequence[Any]):
 
     def _lines(self) -> tuple[list[str], str]:
         """Return the first results as short texts, and what is to be said below them."""
+        if self._shown is None:
+            self._shown = self._read_some()
+        return self._shown
+
+    def _read_some(self) -> tuple[list[str], str]:
         texts: list[str] = []
         try:
             for value in itertools.islice(self, SHOWN):

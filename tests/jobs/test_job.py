@@ -150,6 +150,37 @@ def test_what_has_ended_is_read_whole_without_any_waiting():
     assert job.results(timeout_s=0) == [bytes([x]) * 400_000 for x in range(30)]
 
 
+def test_one_result_is_read_alone_as_soon_as_it_is_there(gate: Gate):
+    job = burla.submit(gate.guarding(lambda x: x == 2), range(3))
+    assert (job.result(0), job.result(1)) == (0, 1) and job.status == "running"
+    gate.open()
+    assert job.result(2) == 2
+    for index in (3, -1):
+        with pytest.raises(IndexError):
+            job.result(index)
+
+
+def test_many_small_results_are_read_one_by_one_in_any_order():
+    job = burla.submit(lambda x: x * x, range(3000))
+    assert [job.result(index) for index in range(2999, -1, -7)] == [index**2 for index in range(2999, -1, -7)]
+
+
+def test_a_result_that_is_not_there_says_why():
+    def call(x: int) -> int:
+        if x == 1:
+            raise KeyError("one")
+        return x
+
+    job = burla.submit(call, [0, 1, 2, 3], max_parallelism=1)
+    job.wait()
+    assert job.result(0) == 0
+    with pytest.raises(KeyError, match="one"):
+        job.result(1)
+    with pytest.raises(burla.NoResult, match="ended before call 3 had a result: it is failed") as caught:
+        job.result(3)
+    assert (caught.value.job, caught.value.index) == (job.id, 3)
+
+
 def test_a_failure_is_raised_with_its_input_what_is_there_and_the_job(gate: Gate):
     wait = gate.waiter()
 

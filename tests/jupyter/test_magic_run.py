@@ -1,0 +1,186 @@
+"""`%%burla` without a loop: the cell runs once on the cluster, as if it ran in the notebook."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.conftest import Ledger
+from tests.jupyter.conftest import Kernel
+
+
+@pytest.fixture(autouse=True, scope="module")
+def notebook(kernel: Kernel) -> None:
+    """Names that cells use."""
+    kernel.run("import os, time\nhere = os.getpid()\nnumber = 4")
+
+
+def test_it_runs_elsewhere_prints_here_and_shows_its_last_value(kernel: Kernel):
+    output = kernel.run(
+        "%%burla\nimport sys\nprint('out')\nprint('err', file=sys.stderr)\nos.getpid() != here, number + 1"
+    )
+    assert (output.text, output.stdout, output.stderr) == ("(True, 5)", "out\n", "err\n")
+
+
+def test_the_value_shows_as_richly_as_if_it_were_from_here(kernel: Kernel):
+    kernel.run("class Rich:\n    def _repr_html_(self): return '<b>rich</b>'")
+    output = kernel.run("%%burla\nRich()")
+    assert output.value is not None and output.value["text/html"] == "<b>rich</b>" and output.displays == []
+    assert kernel.run("type(_) is Rich").text == "True"
+
+
+@pytest.mark.parametrize("cell", ["y = 1", "7;", "None", "if number: 8"])
+def test_without_a_last_value_nothing_is_shown(kernel: Kernel, cell: str):
+    assert kernel.run(f"%%burla\n{cell}").value is None
+
+
+def test_names_that_it_assigns_are_assigned_here(kernel: Kernel):
+    output = kernel.run(
+        "%%burla\nimport math as m\na = b = [1]\nfor i, _j in enumerate('xy'): pass\nwith open(os.devnull) as w: pass\n"
+        "number += 1\ndef area(r): return m.floor(3.9) * r * number\nclass Shape:\n    def area(self): return area(2)\n"
+        "c: int = 3\n[d := 9 for _ in 'a']"
+    )
+    assert output.error == "" and output.text == "[9]"
+    assert kernel.run("m.__name__, a, b is a, i, _j, number, c, d").text == "('math', [1], True, 1, 'y', 5, 3, 9)"
+    assert kernel.run("area(2), Shape().area(), area.__globals__ is globals()").text == "(30, 30, True)"
+    kernel.run("number = 4")
+    assert kernel.run("area(2), Shape().area()").text == "(24, 24)"
+
+
+def test_objects_that_it_uses_and_changes_come_back_changed(kernel: Kernel):
+    kernel.run(
+        "class Model:\n    def __init__(self): self.weights = {}\n    def fit(self, xs): self.weights['n'] = len(xs)\n"
+        "model = Model()\nall_models = [model]\nlst = [1]\nalias = lst\nconf = {'a': {1}}\nunchanged = [1, 2]\n"
+        "import numpy as np\narray = np.zeros(3)\ndef remember(x): conf['a'].add(x)\nidentity = id(unchanged)"
+    )
+    output = kernel.run("%%burla\nmodel.fit(unchanged)\nlst.append(2)\narray[1] = 5\nremember(3)\nsame = unchanged")
+    assert output.error == "" and output.stderr == ""
+    assert kernel.run("model.weights, all_models[0] is model, lst, alias is lst, conf, array.tolist()").text == (
+        "({'n': 2}, True, [1, 2], True, {'a': {1, 3}}, [0.0, 5.0, 0.0])"
+    )
+    assert kernel.run("same is unchanged, id(unchanged) == identity").text == "(True, True)"
+
+
+def test_names_that_it_deletes_are_deleted_here(kernel: Kernel):
+    kernel.run("gone = 1\nstays = 2")
+    kernel.run("%%burla\ndel gone\nstays")
+    assert kernel.run("'gone' in globals(), stays").text == "(False, 2)"
+
+
+def test_o_limits_what_comes_back(kernel: Kernel):
+    kernel.run("lst = [1]\nalias = lst\nb = c = None")
+    output = kernel.run("%%burla -o b,lst,nowhere\na2 = 1\nb = 2\nc = 3\nlst.append(b)\nb")
+    assert output.text == "2" and "nowhere did not come back" in output.stderr
+    assert kernel.run("b, c, lst, alias is lst, 'a2' in globals()").text == "(2, None, [1, 2], True, False)"
+
+
+def test_what_cannot_come_back_is_named(kernel: Kernel):
+    output = kernel.run("%%burla\nimport threading\nlock = threading.Lock()\ngen = (x for x in [])\ngood = 1\nlock")
+    assert "burla: lock did not come back. TypeError: cannot pickle" in output.stderr
+    assert "burla: gen did not come back." in output.stderr and "the last value cannot come here" in output.stderr
+    assert "lock object" in output.displays[0]["text/plain"] and output.value is None
+    assert kernel.run("good, 'lock' in globals()").text == "(1, False)"
+
+
+def test_changes_of_classes_and_functions_are_said_to_stay_there(kernel: Kernel):
+    kernel.run("class Counter:\n    n = 0")
+    output = kernel.run("%%burla\nCounter.n += 1\nCounter.n")
+    assert output.text == "1" and "changes to Counter stay on the node" in output.stderr
+    assert kernel.run("Counter.n").text == "0"
+
+
+def test_what_is_too_large_to_compare_is_named(kernel: Kernel):
+    kernel.run("grows = [b'']")
+    output = kernel.run("%%burla\ngrows[0] = bytes(100_000_001)")
+    assert "grows: too large to see whether the cell changed it (over 100 MB)" in output.stderr
+    assert kernel.run("len(grows[0])").text == "0"
+    assert kernel.run("%%burla -o grows\ngrows[0] = bytes(100_000_001)").stderr == ""
+    assert kernel.run("len(grows[0])\ngrows = 0").error == ""
+
+
+def test_it_can_await(kernel: Kernel):
+    output = kernel.run(
+        "%%burla\nimport asyncio\nasync def f(x):\n    await asyncio.sleep(0.01)\n    return x\nz = await f(3)\n"
+        "async def g():\n    yield z\nasync for k in g(): pass\n[v async for v in g()]"
+    )
+    assert output.error == "" and output.text == "[3]" and kernel.run("z, k").text == "(3, 3)"
+
+
+def test_an_error_shows_the_lines_of_the_cell_and_no_input(kernel: Kernel):
+    output = kernel.run("%%burla\nq = 1\n\ndef f():\n    raise KeyError('why')\n\nf()")
+    assert (
+        output.error == "KeyError" and "-> 7 f()" in output.traceback and "-> 5     raise KeyError" in output.traceback
+    )
+    assert "input" not in output.traceback and "remote.py" not in output.traceback
+    assert kernel.run("'q' in globals()").text == "False"
+
+
+def test_names_in_strings_can_be_shipped(kernel: Kernel):
+    assert "%%burla --ship number" in kernel.run("%%burla\neval('number + 1')").traceback
+    assert kernel.run("%%burla --ship number\neval('number + 1')").text == "5"
+
+
+def test_pandas_queries_name_what_they_miss(kernel: Kernel):
+    pytest.importorskip("pandas")
+    kernel.run("import pandas as pd\ndf = pd.DataFrame({'a': [1, 5]})\nlimit = 3")
+    output = kernel.run("%%burla\ndf.query('a > @limit')")
+    assert "%%burla --ship limit" in output.traceback
+    output = kernel.run("%%burla --ship limit\ndf.query('a > @limit')")
+    assert output.value is not None and "<table" in output.value["text/html"]
+
+
+def test_commands_displays_and_figures(kernel: Kernel):
+    output = kernel.run("%%burla\nfiles = !echo one; echo two\n!exit 3\nfor f in files:\n    !echo f={f}\ndisplay(f)")
+    assert output.stdout == "f=one\nf=two\n" and [one["text/plain"] for one in output.displays] == ["'two'"]
+    assert kernel.run("files, files.s, _exit_code").text == "(['one', 'two'], 'one two', 0)"
+    pytest.importorskip("matplotlib")
+    output = kernel.run(
+        "%%burla\nimport matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.plot([1, 2])\nplt.title('t');"
+    )
+    assert ["image/png" in one for one in output.displays] == [True] and output.stderr == ""
+    assert kernel.run("type(fig).__name__, fig.axes[0] is ax").text == "('Figure', True)"
+
+
+def test_local_runs_it_here(kernel: Kernel):
+    output = kernel.run(
+        "%%burla --local\nmine = os.getpid() == here\nimport asyncio\nawait asyncio.sleep(0)\nmine, number"
+    )
+    assert output.text == "(True, 4)" and kernel.run("mine").text == "True"
+    assert kernel.run("%%burla --local\n1 / 0").traceback.count("magic.py") == 0
+    assert kernel.run("[name for name in globals() if 'burla' in name]").text == "[]"
+
+
+def test_a_dry_run_shows_the_same_in_plain_python(kernel: Kernel):
+    shown = kernel.run("%%burla --dry-run --func-ram 2\nsquare = number ** 2\nsquare + 1").stdout
+    assert re.search(r"travel +5 bytes: number 5 bytes\nResources +func_ram=2\n", shown)
+    program = shown.partition("As plain Python:")[2]
+    kernel.run(
+        f"exec('import burla\\n' + __import__('textwrap').dedent({program.replace('func_ram=2', 'func_ram=1')!r}))"
+    )
+    assert kernel.run("square, value").text == "(16, 17)"
+
+
+def test_a_detached_cell_gives_its_job(kernel: Kernel, ledger: Ledger):
+    wait = f"while not os.path.exists({str(ledger.path)!r}): time.sleep(0.05)"
+    cell = f"%%burla --detach -o job\n{wait}\ndone = number\ndone"
+    assert kernel.run(cell).error == ""
+    assert kernel.run("job.status in ('waiting', 'running')").text == "True"
+    ledger.path.touch()
+    assert kernel.run("job.results()[0]").text == "<outcome of a cell: assigned done, and has a value>"
+    assert kernel.run("job.results()[0].load(globals())").text == "{'done': 4, '__burla_value__': 4}"
+
+
+def test_an_interrupt_ends_it(kernel: Kernel):
+    output = kernel.run(
+        "%%burla\nprint('begun')\ntime.sleep(60)",
+        during=lambda message: kernel.interrupt() if message["content"].get("text") == "begun\n" else None,
+        timeout_s=20,
+    )
+    assert output.error == "KeyboardInterrupt" and len(output.traceback.splitlines()) < 10
+
+
+def test_the_options_are_completed(kernel: Kernel):
+    for text, offered in [("%%burla --func-g", ["--func-gpu"]), ("%%burla --func-gpu H", ["H100", "H100_80G"])]:
+        reply = kernel.client.complete(text, len(text), reply=True, timeout=10)
+        assert [one for one in reply["content"]["matches"] if one in offered] == offered

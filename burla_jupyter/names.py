@@ -9,6 +9,7 @@ import ast
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
+SWALLOWING = {"suppress", "raises"}  # of contextlib, and of pytest
 # methods that change what they are called on, by their names
 MUTATING = frozenset(
     {"append", "extend", "insert", "remove", "pop", "popitem", "clear", "sort", "reverse", "add", "discard", "update"}
@@ -208,6 +209,11 @@ class _Flow(ast.NodeVisitor):
         reached = [end for end in ends if end is not None]
         self._sure = set.intersection(*reached) if reached else None
 
+    def _forget(self, names: set[str]) -> None:
+        """These may have been deleted by now."""
+        if self._sure is not None:
+            self._sure -= names
+
     def _maybe(self, *ways: Callable[[], None]) -> None:
         """Walk ways each of which may be left out."""
         for way in ways:
@@ -228,12 +234,18 @@ class _Flow(ast.NodeVisitor):
 
     def visit_While(self, node: ast.While) -> None:
         self.visit(node.test)
-        self._maybe(lambda: self.block(node.body), lambda: self.block(node.orelse))
+
+        def body() -> None:
+            self._forget(_deleted(node.body))  # the time before
+            self.block(node.body)
+
+        self._maybe(body, lambda: self.block(node.orelse))
 
     def visit_For(self, node: ast.For | ast.AsyncFor) -> None:
         self.visit(node.iter)
 
         def body() -> None:
+            self._forget(_deleted(node.body))  # the time before
             self.visit(node.target)
             self.block(node.body)
 
@@ -244,19 +256,21 @@ class _Flow(ast.NodeVisitor):
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
         before = None if self._sure is None else set(self._sure)
         self.generic_visit(node)
-        if self._sure is None:
-            self._sure = before  # it may have swallowed what was raised in it
+        if self._sure is None or any(_swallows(item.context_expr) for item in node.items):
+            self._sure = None if before is None else before - _deleted(node.body)  # it may have ended anywhere
 
     visit_AsyncWith = visit_With
 
     def visit_Try(self, node: ast.Try | ast.TryStar) -> None:
-        before = None if self._sure is None else set(self._sure)
+        # an exception may come after any of the statements that delete names
+        before = None if self._sure is None else self._sure - _deleted([*node.body, *node.handlers, *node.orelse])
 
         def body() -> None:
             self.block(node.body)
             self.block(node.orelse)
 
         def handler(one: ast.ExceptHandler) -> None:
+            self._forget(_deleted(node.body))
             if one.type is not None:
                 self.visit(one.type)
             if one.name is not None:
@@ -333,3 +347,20 @@ def _parameters(node: Function) -> list[ast.arg]:
     arguments = node.args
     every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
     return [one for one in every if one is not None]
+
+
+def _swallows(manager: ast.expr) -> bool:
+    """Whether a context manager is one that swallows exceptions, by its name."""
+    called = manager.func if isinstance(manager, ast.Call) else manager
+    name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+    return name in SWALLOWING
+
+
+def _deleted(nodes: Sequence[ast.AST]) -> set[str]:
+    """Return the names that statements may delete: `del`, and at the end of an `except ... as`."""
+    found: set[str] = set()
+    for node in (inner for one in nodes for inner in ast.walk(one)):
+        match node:
+            case ast.Name(id=name, ctx=ast.Del()) | ast.ExceptHandler(name=str(name)):
+                found.add(name)
+    return found

@@ -38,7 +38,7 @@ def explain(plan: Plan, error: BaseException, job: Job | None) -> Failed:
     index = getattr(error, "burla_input_index", None)
     index = getattr(error, "index", None) if index is None and isinstance(error, BurlaError) else index
     values = None if job is None or index is None else _input(job, index)
-    if plan.header is not None and index is not None:
+    if plan.header is not None and job is not None and index is not None:
         which = "" if values is None else f": {plan.described_input(values)}"
         notes.append(f"burla: raised by the call of input {index}{which}")
     if isinstance(error, NameError) and (name := _missing(error, plan)) is not None:

@@ -10,10 +10,12 @@ from typing import Any, NoReturn
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display
 
 import burla
-from burla_jupyter import debug
+from burla_jupyter import debug, inband, running
 from burla_jupyter.failure import Failed
+from burla_jupyter.outcome import Outcome
 from burla_jupyter.results import Results
 
 EXAMPLES = """
@@ -107,7 +109,14 @@ def _attach(shell: InteractiveShell, chosen: argparse.Namespace) -> None:
 
 def _logs(shell: InteractiveShell, chosen: argparse.Namespace) -> None:
     for line in burla.attach(chosen.id).logs(chosen.input, chosen.stream):
-        print(line, file=sys.stdout if line.stream == "stdout" else sys.stderr)
+        if inband.BEGIN not in line.text:
+            print(line, file=sys.stdout if line.stream == "stdout" else sys.stderr)
+            continue
+        for part in inband.split(line.text):
+            if isinstance(part, str):
+                print(part)
+            else:
+                display(part[0], raw=True, metadata=part[1])
 
 
 def _cancel(shell: InteractiveShell, chosen: argparse.Namespace) -> Any:
@@ -118,9 +127,16 @@ def _cancel(shell: InteractiveShell, chosen: argparse.Namespace) -> Any:
 
 def _results(shell: InteractiveShell, chosen: argparse.Namespace) -> Any:
     job = burla.attach(chosen.id)
-    if not chosen.out:
+    once = job.result(0) if job.progress.total == 1 else None
+    if isinstance(once, Outcome):  # of a cell without a loop: what it assigned comes back only now
+        value = running.bring(shell, once)
+    elif chosen.out:
+        value = job.results()
+    else:
         return Results(job)
-    shell.push({chosen.out: job.results()})
+    if not chosen.out:
+        return value
+    shell.push({chosen.out: value})
     return None
 
 

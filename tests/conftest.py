@@ -166,6 +166,8 @@ def process_kind(process: psutil.Process) -> str:
         command = " ".join(process.cmdline())
         parent = process.parent()
         above = " ".join(parent.cmdline()) if parent else ""
+        if not command:
+            return "gone"
         if "zygote" in command:
             return "child" if "zygote" in above else "zygote"
         if "burla.clusters.supervisor" not in command:

@@ -15,6 +15,7 @@ from tests.browser.lab import Notebook, Server, kernel_name, launch, write_noteb
 from tests.browser.live import Gate
 
 OpenNotebook = Callable[..., Notebook]
+UNFINISHED = ("receiving", "waiting", "running", "stopping")
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +31,14 @@ def servers(shared_home: Path) -> Iterator[Callable[[str], Server]]:
     yield server
     for one in started.values():
         one.close()
+
+
+@pytest.fixture(autouse=True)
+def no_job_left() -> Iterator[None]:
+    """End what a test has detached: it would take the next one's room."""
+    yield
+    for job in burla.jobs(UNFINISHED):
+        job.cancel()
 
 
 @pytest.fixture(scope="module")  # not longer: while Playwright runs, no other event loop can in this thread
@@ -73,9 +82,8 @@ def open_notebook(
 
     yield open_notebook
     for number, notebook in enumerate(opened):
-        notebook.shot(f"end-{number}")
-        notebook.page.close()
+        if not notebook.page.is_closed():
+            notebook.shot(f"end-{number}")
+            notebook.page.close()
         notebook.server.end_kernels()
-    for job in burla.jobs(["receiving", "waiting", "running"]):  # detached ones, of a test that failed
-        job.cancel()
     assert [error for notebook in opened for error in notebook.errors] == []

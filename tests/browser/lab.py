@@ -157,26 +157,30 @@ class Notebook:
         if not url.startswith((self.server.url, "data:", "blob:")):
             self.errors.append(f"a resource of another host: {url}")
 
-    def open(self) -> None:
-        """Load the page; also once more."""
+    def open(self, busy: bool = False) -> None:
+        """Load the page; also once more. `busy`: the kernel runs a cell now."""
         kind = "doc/tree" if self.server.app == "lab" else "notebooks"
         self.page.goto(f"{self.server.url}/{kind}/{self.path}?token={self.server.token}", wait_until="domcontentloaded")
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=START_S * 1000)
-        self.wait_kernel()
+        self.wait_kernel(("busy", "unknown") if busy else ("idle",))
 
-    def wait_kernel(self) -> None:
-        """Return when the page is connected to its kernel, whether that is busy or not."""
+    def wait_kernel(self, states: tuple[str, ...] = ("idle",)) -> None:
+        """Return when the page is connected to its kernel, and shows that as one of `states`."""
         times = 0  # a page says idle for a moment before it is connected, and then forgets cells that were run
 
         def connected() -> bool:
             nonlocal times
-            kernels = [one["kernel"] for one in self.server.api("sessions") if one["path"] == self.path]
+            kernel = self._kernel()
             shown = self.page.locator(".jp-Notebook-ExecutionIndicator").first.get_attribute("data-status")
-            agree = bool(kernels) and kernels[0]["connections"] > 0 and kernels[0]["execution_state"] == shown
-            times = times + 1 if agree else 0
+            times = times + 1 if kernel["connections"] > 0 and shown in states else 0
             return times >= CONNECTED_TIMES
 
         self.until(connected, START_S, "the kernel")
+
+    def _kernel(self) -> dict[str, Any]:
+        """Return what the server says of the kernel."""
+        kernels = [session["kernel"] for session in self.server.api("sessions") if session["path"] == self.path]
+        return kernels[0] if kernels else {"connections": 0}
 
     def cell(self, number: int) -> Locator:
         return self.page.locator(".jp-Notebook .jp-CodeCell").nth(number)
@@ -233,7 +237,7 @@ class Notebook:
 
     def restart_kernel(self) -> None:
         """Restart the kernel, whatever it does."""
-        self.page.locator("[data-command='kernelmenu:restart']").first.click()
+        self.server.api(f"kernels/{self._kernel()['id']}/restart", "POST", {})
         self.wait_kernel()
 
     def save(self) -> dict[str, Any]:

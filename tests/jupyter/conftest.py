@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from jupyter_client.manager import start_new_kernel
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -46,7 +47,7 @@ class Kernel:
             match message["msg_type"]:
                 case "stream":
                     setattr(output, content["name"], getattr(output, content["name"]) + content["text"])
-                case "display_data":
+                case "display_data" if WIDGET not in content["data"]:  # the view of a job that takes long
                     output.displays.append(content["data"])
                 case "execute_result":
                     output.value = content["data"]

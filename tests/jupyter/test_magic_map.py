@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -139,7 +140,7 @@ def test_names_in_strings_travel_when_asked_for_and_are_pointed_out_if_not(kerne
     assert "--ship" not in kernel.run("%%burla for x in xs\nnowhere").traceback
 
 
-def test_edited_functions_classes_and_modules_travel_in_their_newest_form(kernel: Kernel, tmp_path: object):
+def test_edited_functions_classes_and_modules_travel_in_their_newest_form(kernel: Kernel, tmp_path: Path):
     kernel.run(f"import sys, importlib\nsys.path.insert(0, {str(tmp_path)!r})")
     for number in (1, 22):
         kernel.run(f"def f(): return {number}\nclass C:\n    def m(self): return {number}")
@@ -185,7 +186,7 @@ def test_a_body_that_can_only_give_none_is_pointed_out(kernel: Kernel):
 # on the node -------------------------------------------------------------------------------------------------------
 
 
-def test_commands_run_on_the_node(kernel: Kernel, tmp_path: object):
+def test_commands_run_on_the_node(kernel: Kernel, tmp_path: Path):
     kernel.run(f"folder = {str(tmp_path)!r}")
     output = kernel.run(
         "%%burla -o got for x in [1, 2]\n!echo out {x} $limit && echo err >&2\n!touch {folder}/made-$x\n"
@@ -222,6 +223,13 @@ def test_display_imported_from_ipython_works_too(kernel: Kernel):
     kernel.run("del display")
 
 
+def test_a_library_that_displays_through_ipython_is_shown(kernel: Kernel, tmp_path: Path):
+    (tmp_path / "shows.py").write_text("def show(x):\n    from IPython.display import display\n    display(x, x + 1)")
+    kernel.run(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})")
+    output = kernel.run("%%burla -o got for x in [5]\nimport shows\nshows.show(x)\nx")
+    assert [one["text/plain"] for one in output.displays] == ["5", "6"] and output.stdout == ""
+
+
 def test_open_figures_come_back_and_are_closed(kernel: Kernel):
     pytest.importorskip("matplotlib")
     kernel.run("import matplotlib.pyplot as plt")
@@ -247,6 +255,12 @@ def test_an_error_shows_the_lines_of_the_cell_and_the_input(kernel: Kernel):
     for machinery in ("magic.py", "follow", "remote.py", "interactiveshell", "run_cell_magic"):
         assert machinery not in output.traceback
     assert len(output.traceback.splitlines()) < 15
+
+
+def test_failure_groups_begin_in_the_cell(kernel: Kernel):
+    kernel.run("%%burla for x in [0]\n1 / x")
+    (group,) = eval(kernel.run("import sys\n[g.traceback for g in sys.last_value.burla_job.errors()]").text)
+    assert "1 / x" in group.splitlines()[2] and "remote.py" not in group and "node.py" not in group
 
 
 def test_an_error_shows_functions_of_other_cells_and_causes(kernel: Kernel):
@@ -278,6 +292,12 @@ def test_an_error_in_the_loop_shows_its_line_and_nothing_runs(kernel: Kernel, le
     assert output.error == "ZeroDivisionError" and "-> 1 # %%burla for x in xs if bad(x)" in output.traceback
     assert "-> 2     return 1 // (2 - x)" in output.traceback and "magic.py" not in output.traceback
     assert ledger.entries() == []
+
+
+def test_an_input_that_cannot_be_sent_is_named_and_nothing_runs(kernel: Kernel, ledger: Ledger):
+    output = kernel.run(f"%%burla for f in [len, (n for n in xs)]\nopen({str(ledger.path)!r}, 'a').write('ran')")
+    assert output.error == "InputNotPicklable" and "input 1" in output.traceback and ledger.entries() == []
+    assert "raised by the call" not in output.traceback
 
 
 def test_a_crash_names_its_input(kernel: Kernel):

@@ -13,7 +13,7 @@ from tests.jupyter.conftest import Kernel
 @pytest.fixture(autouse=True, scope="module")
 def notebook(kernel: Kernel) -> None:
     """Names that cells use."""
-    kernel.run("import os, time\nhere = os.getpid()\nnumber = 4")
+    kernel.run("import burla, os, time\nhere = os.getpid()\nnumber = 4")
 
 
 def test_it_runs_elsewhere_prints_here_and_shows_its_last_value(kernel: Kernel):
@@ -142,13 +142,20 @@ def test_commands_displays_and_figures(kernel: Kernel):
     assert kernel.run("type(fig).__name__, fig.axes[0] is ax").text == "('Figure', True)"
 
 
+def test_it_can_stand_in_other_magics_and_make_calls_of_its_own(kernel: Kernel):
+    kernel.run(
+        "%%capture captured\n%%burla\nimport burla\nprint('inside')\nburla.remote_parallel_map(abs, [-1, number])"
+    )
+    assert kernel.run("captured.stdout, captured.outputs[-1].data['text/plain']").text == "('inside\\n', '[1, 4]')"
+
+
 def test_local_runs_it_here(kernel: Kernel):
     output = kernel.run(
         "%%burla --local\nmine = os.getpid() == here\nimport asyncio\nawait asyncio.sleep(0)\nmine, number"
     )
     assert output.text == "(True, 4)" and kernel.run("mine").text == "True"
     assert kernel.run("%%burla --local\n1 / 0").traceback.count("magic.py") == 0
-    assert kernel.run("[name for name in globals() if 'burla' in name]").text == "[]"
+    assert kernel.run("[name for name in globals() if '_burla' in name]").text == "[]"
 
 
 def test_a_dry_run_shows_the_same_in_plain_python(kernel: Kernel):
@@ -168,7 +175,15 @@ def test_a_detached_cell_gives_its_job(kernel: Kernel, ledger: Ledger):
     assert kernel.run("job.status in ('waiting', 'running')").text == "True"
     ledger.path.touch()
     assert kernel.run("job.results()[0]").text == "<outcome of a cell: assigned done, and has a value>"
-    assert kernel.run("job.results()[0].load(globals())").text == "{'done': 4, '__burla_value__': 4}"
+    assert kernel.run("'done' in globals()").text == "False"
+    assert kernel.run("%burla results").text == "4" and kernel.run("done").text == "4"
+
+
+def test_a_function_of_the_cell_brings_nothing_old_with_it(kernel: Kernel):
+    kernel.run("factor = 2")
+    kernel.run("%%burla --detach -o job\ndef times(x): return factor * x")
+    kernel.run("job.wait()\nfactor = 10\n%burla results")
+    assert kernel.run("times(3), factor").text == "(30, 10)"
 
 
 def test_an_interrupt_ends_it(kernel: Kernel):

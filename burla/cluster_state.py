@@ -15,12 +15,8 @@ class ClusterState:
     """A cluster at one moment; `str` says it in words. `status` None: it is not up, or of another version of burla."""
 
     title: str
+    up: bool
     status: ClusterStatus | None
-
-    @property
-    def up(self) -> bool:
-        """Whether it can be asked."""
-        return self.status is not None
 
     def __str__(self) -> str:
         if self.status is None:
@@ -46,19 +42,19 @@ def cluster_status() -> ClusterState:
     chosen = current.chosen()
     if chosen is not None:
         connection = current.connection(lambda text: None)
-        return ClusterState(f"The cluster {chosen.address} is up", connection.ask(GetStatus()))
+        return ClusterState(f"The cluster {chosen.address} is up", True, connection.ask(GetStatus()))
     ready = local.find()
     if ready is None:
-        return ClusterState("The local cluster is not up. The next call starts it.", None)
+        return ClusterState("The local cluster is not up. The next call starts it.", False, None)
     if ready.source != local.source_key():
         text = f"A local cluster of another version of burla or Python is up (pid {ready.pid})."
-        return ClusterState(text, None)
+        return ClusterState(text, True, None)
     connection = Connection(LocalTarget())
     try:
         status = connection.ask(GetStatus())
     finally:
         connection.close()
-    return ClusterState(f"The local cluster is up (pid {ready.pid}): {current.describe(ready)}", status)
+    return ClusterState(f"The local cluster is up (pid {ready.pid}): {current.describe(ready)}", True, status)
 
 
 def stop_cluster() -> list[str] | None:

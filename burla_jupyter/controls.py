@@ -80,10 +80,10 @@ class Controls:
 
     def note(self, now_s: float) -> str:
         """Return what is to be said about the buttons, or nothing."""
+        if self._cancel_text == "Cancel" and self._asks(now_s):
+            return "Press once more to stop all calls. Results that are there are kept."
         if self._said:
             return self._said
-        if self._asks(now_s):
-            return "Press once more to stop all calls. Results that are there are kept."
         if self._job is not None and self.unheard(now_s) and not self.live:
             end = "frees the cell, the job goes on" if self._detach_text == "Detached" else "stops the job"
             return f"These buttons cannot answer while the cell runs: ■ (interrupt the kernel) {end}."

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HIDDEN_S = 1.0  # a quick call shows nothing
 REDRAW_S = 0.1
+LINES_ABOVE = 40  # of the panel: of more it would be out of sight
 DISPLAYS = 50  # of one job; of more only the number is shown
 LAST_LINES = 20  # that stay in the notebook when all of them are in the cell's output anyway
 LAST_LINES_OF_FLOOD = 500
@@ -62,6 +63,8 @@ class NotebookView:
         self._lines = LineBuffer()
         self._resend = threading.Event()  # a front end has begun to show the log: it needs the lines so far
         self._flood = FloodLimit()
+        self._lines_above = 0
+        self._below: list[tuple[int, str]] = []  # streams and texts that wait for the panel, for a second at most
         self._displays = 0
         self._said = ""
 
@@ -96,10 +99,9 @@ class NotebookView:
         if self._panel is None:
             if not self._has_widgets or (progress.elapsed_s(now_s) < HIDDEN_S and not self._flood.reached):
                 return
-            self._panel = self._show(progress, now_s)
-        self._drawn_s = now_s
-        self._panel.draw(progress, now_s, self._lines.total, self._said or progress.remark or "")
-        self._send_lines(self._panel, now_s)
+            self._show(progress, now_s)
+        else:
+            self._draw(self._panel, progress, now_s)
 
     def say(self, text: str, always: bool = False) -> None:
         """Show a line of ours on the panel, or in the cell's output if it must be said in any case."""
@@ -109,10 +111,12 @@ class NotebookView:
             self._said = text
 
     def hide(self) -> None:
-        """Do nothing: the panel is in nobody's way."""
+        """Write what still waits: the panel is in nobody's way."""
+        self._write_below()
 
     def close(self, error: BaseException | None, kept: bool) -> None:
         """Leave in the notebook what needs no kernel."""
+        self._write_below()
         progress, now_s = self._progress, time.monotonic()
         if self._displays > DISPLAYS:
             self.say(f"burla: {self._displays - DISPLAYS:,} more displays of calls are not shown", always=True)
@@ -140,30 +144,50 @@ class NotebookView:
         noticed = self._flood.reached
         passed = self._flood.admit(text)
         if passed:
-            self._output.write(stream, passed)
+            self._write(stream, passed)
         if self._flood.reached and not noticed:
-            self._output.write(STDERR, "burla: further lines are in the log of the job only\n")
+            self._write(STDERR, "burla: further lines are in the log of the job only\n")
             if self._panel is not None:
                 self._panel.open_log()
+
+    def _write(self, stream: int, text: str) -> None:
+        self._lines_above += text.count("\n")
+        if self._panel is None and self._lines_above > LINES_ABOVE:
+            self._below.append((stream, text))
+        else:
+            self._output.write(stream, text)
+
+    def _write_below(self) -> None:
+        for stream, text in self._below:
+            self._output.write(stream, text)
+        self._below.clear()
 
     def _display(self, index: int, data: dict[str, Any], metadata: dict[str, Any]) -> None:
         self._displays += 1
         if self._displays > DISPLAYS:
             return
+        self._write_below()
         if self._progress is None or self._progress.total != 1:
             label = f"input {index}:"
             self._output.display({"text/plain": label, "text/html": f"<div>{label}</div>"}, {})
         self._output.display(data, metadata)
 
-    def _show(self, progress: Progress, now_s: float) -> Panel:
+    def _show(self, progress: Progress, now_s: float) -> None:
         from burla_jupyter.panel import Panel  # late: a quick call need not wait for widgets
 
         panel = Panel(self._controls, self._hello)
         if self._flood.reached:
             panel.open_log()
+        self._draw(panel, progress, now_s)  # before anybody sees it, so that it does not grow when they do
         self._output.display(panel.bundle(f"burla: {progress.line(now_s)}"), {}, self._display_id)
         self._controls.shown(now_s)
-        return panel
+        self._panel = panel
+        self._write_below()
+
+    def _draw(self, panel: Panel, progress: Progress, now_s: float) -> None:
+        self._drawn_s = now_s
+        panel.draw(progress, now_s, self._lines.total, self._said or progress.remark or "")
+        self._send_lines(panel, now_s)
 
     def _hello(self) -> None:
         self._resend.set()

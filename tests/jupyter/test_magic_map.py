@@ -7,8 +7,10 @@ import re
 import time
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
+from nbclient import NotebookClient
 
 from tests.conftest import Ledger
 from tests.jupyter.conftest import Kernel
@@ -68,6 +70,21 @@ def test_results_without_a_name_are_not_kept_in_the_kernel(kernel: Kernel):
     assert psutil.Process(pid).memory_info().rss - before < 120_000_000
     assert kernel.run("sum(map(len, _))").text == "320000000"
     assert psutil.Process(pid).memory_info().rss - before < 120_000_000
+
+
+@pytest.mark.slow
+def test_200_results_of_8_mb_fill_neither_the_kernel_nor_the_saved_notebook(tmp_path: Path):
+    sources = [
+        "%load_ext burla_jupyter\nimport psutil\nbefore = psutil.Process().memory_info().rss",
+        "%%burla for x in range(200)\nprint(x)\nbytes([x]) * 8_000_000",
+        "psutil.Process().memory_info().rss - before, len(Out[2]), Out[2][199][-1]",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    NotebookClient(notebook, timeout=100, kernel_name="python3").execute()
+    grown_bytes, count, last = eval(notebook.cells[2].outputs[0].data["text/plain"])
+    assert grown_bytes < 200_000_000 and (count, last) == (200, 199)
+    nbformat.write(notebook, tmp_path / "saved.ipynb")
+    assert (tmp_path / "saved.ipynb").stat().st_size < 1_000_000
 
 
 def test_a_semicolon_at_the_end_shows_nothing(kernel: Kernel):

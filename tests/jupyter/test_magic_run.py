@@ -130,10 +130,15 @@ def test_pandas_queries_name_what_they_miss(kernel: Kernel):
     assert output.value is not None and "<table" in output.value["text/html"]
 
 
-def test_commands_displays_and_figures(kernel: Kernel):
+def test_commands_and_displays(kernel: Kernel):
     output = kernel.run("%%burla\nfiles = !echo one; echo two\n!exit 3\nfor f in files:\n    !echo f={f}\ndisplay(f)")
     assert output.stdout == "f=one\nf=two\n" and [one["text/plain"] for one in output.displays] == ["'two'"]
     assert kernel.run("files, files.s, _exit_code").text == "(['one', 'two'], 'one two', 0)"
+    logged = kernel.run("%burla logs " + kernel.run("print(burla.attach().id)").stdout)
+    assert [one["text/plain"] for one in logged.displays] == ["'two'"] and logged.stdout == "f=one\nf=two\n"
+
+
+def test_figures(kernel: Kernel):
     pytest.importorskip("matplotlib")
     output = kernel.run(
         "%%burla\nimport matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nax.plot([1, 2])\nplt.title('t');"

@@ -61,6 +61,8 @@ class Service:
         self.supervised = supervised  # ended by its machine alone, and started again: also what the user is told
         self.idle_after_s = idle_after_s
         self.closing = False
+        self.over = False  # nothing can be asked any more
+        self.open: set[Channel] = set()
         self._stop = stop
 
     def stop(self) -> None:
@@ -86,6 +88,12 @@ class Service:
             await asyncio.wait([asyncio.ensure_future(job.over.wait()) for job in unfinished], timeout=STOP_S)
         await asyncio.sleep(0.05)  # the replies go first
         self._stop()
+
+    def hang_up(self) -> None:
+        """Close every connection: who asks more asks the next head, not a store that is closed."""
+        self.over = True
+        for channel in list(self.open):
+            channel.close()
 
     def end(self, only_if_idle: bool) -> list[str]:
         """Stop, unless that is only wanted if idle and it is not.
@@ -137,7 +145,11 @@ class Connection:
 
     async def run(self) -> None:
         """Serve until the connection ends, then see to what it leaves behind."""
-        reason = await self._channel.run()
+        self._service.open.add(self._channel)
+        try:
+            reason = await self._channel.run()
+        finally:
+            self._service.open.discard(self._channel)
         if self._node is not None:
             self._head.dispatch.leave(self._node, self._channel)
         session = self._session

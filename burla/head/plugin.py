@@ -73,6 +73,9 @@ class HeadPlugin(SchedulerPlugin):
         await scheduler.register_worker_plugin(None, dumps(plugin), name=plugin.name, idempotent=True)
 
     async def _stream(self, comm: Any) -> None:
+        if self._service.over:
+            comm.abort()
+            return
         await Connection(self._service, CommTransport(comm)).run()
 
     async def _end(self, only_if_idle: bool) -> list[str]:
@@ -99,6 +102,7 @@ class HeadPlugin(SchedulerPlugin):
         """The scheduler ends."""
         if self._watching is not None:
             self._watching.cancel()
+            self._service.hang_up()
             await self._tasks.close()
             self._store.close()
         if self._own_folder is not None:

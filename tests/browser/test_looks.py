@@ -54,8 +54,10 @@ def test_the_view_is_good_to_look_at_while_it_runs_and_afterwards(open_notebook:
     notebook.shot("running")
     assert complaints(panel.root) == []
     panel.button("Detach").click()
+    notebook.until(lambda: "To come back" in panel.root.inner_text(), 5, "what detached means")
+    assert complaints(panel.root) == []
     panel.button("Cancel").click()
-    notebook.until(lambda: panel.button("Detached").count() and panel.button("Really").count(), 5, "what buttons say")
+    notebook.until(lambda: "Press once more" in panel.root.inner_text(), 5, "the question")
     notebook.shot("asked")
     assert complaints(panel.root) == []
     notebook.wait(0)
@@ -85,16 +87,18 @@ def test_what_is_left_of_a_view_is_good_to_look_at_in_a_notebook_that_is_not_tru
     assert complaints(summary) == []
 
 
-# of every frame, where the parts of the view are; as one text for each arrangement that was seen
-WATCH = """panel => {
+# where the parts of the view are in every frame that shows it; as one text for each arrangement that was seen
+WATCH = """() => {
   const parts = ".burla-head, .burla-head button, .burla-bar, .burla-numbers > div, .burla-note, .burla-fold-head";
   window.seen = new Set();
-  const top = () => panel.getBoundingClientRect().top;
   function look() {
-    if (!panel.isConnected) return;
-    const boxes = [...panel.querySelectorAll(parts)].map(part => part.getBoundingClientRect());
-    const round = boxes.map(box => [box.left, box.top - top(), box.width, box.height].map(Math.round).join(" "));
-    window.seen.add([...round, Math.round(panel.getBoundingClientRect().height)].join("; "));
+    const panel = document.querySelector(".burla-panel");
+    if (panel?.checkVisibility()) {
+      const whole = panel.getBoundingClientRect();
+      const boxes = [...panel.querySelectorAll(parts)].map(part => part.getBoundingClientRect());
+      const round = boxes.map(box => [box.left, box.top - whole.top, box.width, box.height].map(Math.round).join(" "));
+      window.seen.add([...round, Math.round(whole.height)].join("; "));
+    }
     requestAnimationFrame(look);
   }
   look();
@@ -106,9 +110,9 @@ def test_nothing_jumps_while_numbers_grow_buttons_ask_and_notes_come(
     open_notebook: OpenNotebook, ledger: Ledger, gate: Gate, width: int
 ):
     notebook = open_notebook(gated(ledger, gate) + "remote_parallel_map(call, range(990))", width=width)
+    notebook.page.evaluate(WATCH)
     notebook.start(0)
     panel = Panel(notebook).wait()
-    panel.root.evaluate(WATCH)
     for ended in (1, 12, 130, 950):
         gate.open(ended)
         notebook.until(lambda ended=ended: panel.number("done") == f"{ended}/990", 30, f"{ended} calls on the page")

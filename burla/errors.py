@@ -9,6 +9,7 @@ BurlaError
 ├── RemoteError                                          an exception that cannot be rebuilt here
 ├── CallExited                                           the function raised SystemExit or the like
 ├── WorkerCrashed                                        a call killed its process
+├── OutOfMemory                                          a call needs more memory than it may have, or there is
 ├── NoNodes, NoCompatibleNodes                           nothing can run the calls
 ├── JobCancelled                                         somebody else stopped the job
 ├── UnknownJob (LookupError)                             no such job on this cluster
@@ -112,6 +113,26 @@ class WorkerCrashed(BurlaError):
             exit_code=exit_code,
             attempts=attempts,
         )
+
+
+class OutOfMemory(BurlaError):
+    """A call needs more memory than `func_ram` gives it, or than the largest node has.
+
+    Facts: `index`, `peak_bytes`, `limit_bytes`.
+    """
+
+    @classmethod
+    def of(cls, index: int, peak_bytes: int, limit_bytes: int, fixed: bool) -> OutOfMemory:
+        had, limit = f"{peak_bytes / 1e9:.2f} GB", f"{limit_bytes / 1e9:.2f} GB"
+        if fixed:
+            text = f"had {had} of memory, more than its func_ram of {limit}. Ask for more: func_ram="
+            text += f"{-(-peak_bytes * 3 // 2 // 1_000_000_000)}, or let it have less at once"
+        else:
+            text = (
+                f"had {had} of memory when the node that it ran on, alone, was out of it ({limit} in all). No node has "
+                "more. Use a larger machine, or let it have less at once"
+            )
+        return cls(f"input {index}: its call {text}.", index=index, peak_bytes=peak_bytes, limit_bytes=limit_bytes)
 
 
 def signal_name(number: int | None) -> str:

@@ -110,6 +110,21 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True)
+class Evicted:
+    """A call that was ended for want of memory, when it had `peak_bytes`.
+
+    `fixed`: it was over `limit_bytes`, its `func_ram`. Else the node ran short of `limit_bytes`, its own, while
+    `beside` other calls ran there.
+    """
+
+    index: int
+    peak_bytes: int
+    limit_bytes: int
+    beside: int
+    fixed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """What call `index` wrote to `stream` (1 or 2): whole lines, or the unfinished last one of a call that ended."""
 
@@ -211,6 +226,8 @@ class Snapshot:
     rate_per_s: float | None = None  # outcomes of late; None: not known
     retries: int = 0  # calls that were begun again, because the process that ran them was lost
     slowest: tuple[tuple[int, float], ...] = ()  # (input, seconds so far) of calls that run, the longest first
+    peak_bytes: int = 0  # the most memory that a call has had; 0: not known
+    short_of_memory: bool = False  # fewer calls run at once than the CPUs allow
     remark: str | None = None  # what holds the job up now, such as a full disk
 
 
@@ -499,7 +516,9 @@ class Trade:
     """
 
     job: str
-    news: tuple[Results | Failure | Crash | Output, ...]  # in order: what a call wrote stands before its result
+    news: tuple[
+        Results | Failure | Crash | Evicted | Output, ...
+    ]  # in order: what a call wrote stands before its result
     handed_back: tuple[tuple[int, int], ...]  # (start, stop)
     want: int
     running: int
@@ -507,6 +526,7 @@ class Trade:
     held: int
     leases: int = 0  # how many `SetSlots` of this job the node has carried out
     slowest: tuple[tuple[int, float], ...] = ()  # as in `Snapshot`, of this node
+    peak_bytes: int = 0  # the most memory that a call of the job has had here
     number: int = 0  # counted from 1; a trade whose reply was lost is sent again with the same number
 
 

@@ -21,6 +21,7 @@ from burla.protocol import (
     BeginLease,
     Crash,
     EndLease,
+    Evicted,
     Failure,
     JobSpec,
     JobState,
@@ -126,6 +127,7 @@ class Dispatch:
         if trade.number > job.trades.get(node, 0):
             self._take_news(job, node, trade)
         job.running[node] = trade.running
+        job.room.seen(trade.peak_bytes)
         job.long[node] = tuple((time.monotonic() - age_s, index) for index, age_s in trade.slowest)
         job.queued[node] = trade.queued
         job.hungry.pop(node, None)
@@ -152,6 +154,8 @@ class Dispatch:
                     self._head.apply(job, jobs.CallFailed(node, one))
                 case Crash():
                     self._head.apply(job, jobs.CallCrashed(node, one))
+                case Evicted():
+                    self._evicted(job, node, one)
                 case Output():
                     job.record(one)
         for start, stop in trade.handed_back:
@@ -160,11 +164,30 @@ class Dispatch:
             job.trades[node] = trade.number
             self._head.store.set_trade(job.number, node, trade.number, job.durable)
 
+    def _evicted(self, job: RunningJob, node: str, one: Evicted) -> None:
+        """A call was ended for want of memory: it runs again with more room, here or on a larger node, if there is any.
+
+        A call that was alone on its node needs a larger one.
+        """
+        job.room.seen(one.peak_bytes)
+        need_bytes = 0
+        if not one.fixed and one.beside:
+            job.room.short(self.nodes[node].offer.ram_bytes, one.beside, time.monotonic())
+        elif not one.fixed:
+            need_bytes = self.nodes[node].offer.ram_bytes + 1
+        hopeless = one.fixed or not self._any_has(need_bytes, job)
+        self._head.apply(job, jobs.CallEvicted(node, one, hopeless, need_bytes))
+        self.replace()
+
+    def _any_has(self, ram_bytes: int, job: RunningJob) -> bool:
+        demand = place.demand_of(job.spec, 0, 0)
+        return any(node.offer.ram_bytes >= ram_bytes and place.fits(demand, node.offer) for node in self.nodes.values())
+
     def _slices(self, job: RunningJob, node: str, want: int) -> tuple[Slice, ...]:
         if self.paused:
             return ()
         try:
-            return job.slices(node, want)
+            return job.slices(node, want, self.nodes[node].offer.ram_bytes)
         except StoreDamaged as error:  # the job cannot be finished; others are not concerned
             self._head.cancel(job, error)
             return ()
@@ -190,9 +213,11 @@ class Dispatch:
     def _feed(self) -> None:
         """Give calls that came back to nodes that asked for some in vain."""
         for job in list(self._head.jobs.values()):
-            while job.hungry and job.core.waiting and not self.paused:
-                node, want = job.hungry.popitem()
+            for node, want in list(job.hungry.items()):
+                if not job.core.waiting or self.paused:
+                    break
                 if slices := self._slices(job, node, self._share(job, want)):
+                    del job.hungry[node]
                     self._tell(node, MoreWork(job.spec.id, slices))
 
     def stop_calls(self, job: RunningJob, at_once: bool) -> None:
@@ -293,6 +318,10 @@ class Dispatch:
             self._give_up_awaited()
         if self.nodes:
             self.without_nodes_since = now
+        offers = [node.offer for node in self.nodes.values()]
+        for job in self._head.jobs.values():
+            if job.room.tick(offers, now):
+                self.replace()
 
     def _give_up_awaited(self) -> None:
         log.warning("nodes %s did not come back: their calls run elsewhere", ", ".join(sorted(self.awaited)))

@@ -18,6 +18,7 @@ from burla.errors import (
     BurlaError,
     JobCancelled,
     NoNodes,
+    OutOfMemory,
     StoreFull,
     WorkerCrashed,
 )
@@ -211,6 +212,9 @@ class Head:
                 case jobs.FailCrashed(crash, attempts):
                     error = WorkerCrashed.of(crash.index, crash.signal, crash.exit_code, attempts)
                     job.record(Failure(crash.index, serialize.dump_exception(error, crash.index, ())))
+                case jobs.FailEvicted(one):
+                    error = OutOfMemory.of(one.index, one.peak_bytes, one.limit_bytes, one.fixed)
+                    job.record(Failure(one.index, serialize.dump_exception(error, one.index, ())))
                 case jobs.NoteCrash(index, attempts):
                     self.store.set_crashes(job.number, index, attempts, job.durable)
                 case jobs.StopCalls():

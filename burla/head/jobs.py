@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from burla.errors import BurlaError
-from burla.protocol import Crash, Failure, JobState, Results
+from burla.protocol import Crash, Evicted, Failure, JobState, Results
 from burla.ranges import Ranges
 
 ATTEMPTS = 3  # of a call whose process dies: the first, and two alone
@@ -72,6 +72,16 @@ class CallCrashed:
 
 
 @dataclass(frozen=True, slots=True)
+class CallEvicted:
+    """`hopeless`: it is not to be tried again. `need_bytes`: only nodes with so much memory may try."""
+
+    node: str
+    evicted: Evicted
+    hopeless: bool
+    need_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class HandedBack:
     node: str
     start: int
@@ -101,6 +111,7 @@ JobEvent = (
     | CallsDone
     | CallFailed
     | CallCrashed
+    | CallEvicted
     | HandedBack
     | NodeLost
     | CancelAsked
@@ -127,6 +138,13 @@ class FailCrashed:
 
 
 @dataclass(frozen=True, slots=True)
+class FailEvicted:
+    """There is no memory for the call: record an OutOfMemory."""
+
+    evicted: Evicted
+
+
+@dataclass(frozen=True, slots=True)
 class NoteCrash:
     """The call has ended its process so often, and is to be retried."""
 
@@ -147,7 +165,7 @@ class End:
     error: BurlaError | None = None
 
 
-Effect = Record | FailCrashed | NoteCrash | StopCalls | End
+Effect = Record | FailCrashed | FailEvicted | NoteCrash | StopCalls | End
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +202,8 @@ class Job:
         self._block_firsts: list[int] = []
         self._go_on = go_on
         self._crashes: dict[int, int] = {}
+        self._needs: dict[int, int] = {}  # input → memory that a node must have for it, in bytes
+        self._evictions = 0
         self._error: BurlaError | None = None
 
     @property
@@ -197,33 +217,41 @@ class Job:
 
     @property
     def retries(self) -> int:
-        """Return how many calls were begun again because they ended their process."""
-        return sum(min(attempts, ATTEMPTS - 1) for attempts in self._crashes.values())
+        """Return how many calls were begun again because they ended their process, or memory ran short."""
+        return self._evictions + sum(min(attempts, ATTEMPTS - 1) for attempts in self._crashes.values())
 
     def block_end(self, block: int) -> int:
         """Return the index after the last input of a block."""
         return self._block_firsts[block + 1] if block + 1 < len(self._block_firsts) else self.total
 
-    def first_waiting(self) -> int:
-        """Return the index of the call that `take` hands out first; there must be one."""
-        return self.alone[0] if self.alone else self.pending.first()[0]
-
-    def first_stretch(self) -> int:
-        """Return how many calls, all of one block, `take` hands out first; 1 if there are none."""
-        if self.alone or not self.pending:
-            return 1
+    def next_stretch(self, ram_bytes: int) -> tuple[int, int] | None:
+        """Return the calls, (start, stop) of one block, that `take` hands out first to a node with so much memory."""
+        if (index := self._next_alone(ram_bytes)) is not None:
+            return index, index + 1
+        if not self.pending:
+            return None
         start, stop = self.pending.first()
-        return min(stop, self.block_end(bisect_right(self._block_firsts, start) - 1)) - start
+        return start, min(stop, self.block_end(bisect_right(self._block_firsts, start) - 1))
 
-    def take(self, node: str, want: int) -> list[Handed]:
-        """Hand out up to `want` calls to a node: retries first, then in order of their indices."""
+    def _next_alone(self, ram_bytes: int) -> int | None:
+        return next((index for index in self.alone if self._needs.get(index, 0) <= ram_bytes), None)
+
+    def needs(self, index: int) -> int:
+        """Return how much memory a node must have to try a call, in bytes."""
+        return self._needs.get(index, 0)
+
+    def take(self, node: str, want: int, ram_bytes: int) -> list[Handed]:
+        """Hand out up to `want` calls to a node with so much memory: retries first, then in order of their indices."""
         taken: list[Handed] = []
         if self.state is not JobState.RUNNING:
             return taken
         ranges = self.handed.setdefault(node, Ranges())
         while want > 0 and self.waiting:
-            if self.alone:
-                start, stop, alone = (index := self.alone.popleft()), index + 1, True
+            if (index := self._next_alone(ram_bytes)) is not None:
+                self.alone.remove(index)
+                start, stop, alone = index, index + 1, True
+            elif not self.pending:
+                break
             else:
                 start, stop = self.pending.first()
                 alone = False
@@ -285,6 +313,8 @@ class Job:
                 return [Record(failure), *self._failed_one()]
             case CallCrashed(node, crash):
                 return self._crashed(node, crash)
+            case CallEvicted():
+                return self._evicted(event)
             case HandedBack(node, start, stop):
                 if self._take_back(node, start, stop):
                     self._wait_again(start, stop)
@@ -360,6 +390,17 @@ class Job:
             return []
         self.state = JobState.FAILED if self.failed else JobState.DONE
         return [StopCalls(), End(self.state)]
+
+    def _evicted(self, event: CallEvicted) -> list[Effect]:
+        index = event.evicted.index
+        if not self._take_back(event.node, index, index + 1):
+            return []
+        if event.hopeless and self.state is JobState.RUNNING:
+            return [FailEvicted(event.evicted), *self._failed_one()]
+        self._evictions += 1
+        self._needs[index] = max(event.need_bytes, self._needs.get(index, 0))
+        self.alone.append(index)
+        return []
 
     def _crashed(self, node: str, crash: Crash) -> list[Effect]:
         if not self._take_back(node, crash.index, crash.index + 1):

@@ -6,12 +6,14 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from burla.errors import ClusterLost
 from burla.head.jobs import Job
 from burla.head.journal import Journal
 from burla.head.place import Demand, demand_of
+from burla.head.room import Room
 from burla.protocol import (
     MESSAGE_BYTES,
     SLOWEST,
@@ -55,6 +57,7 @@ class RunningJob:
         self.held: dict[str, int] = {}  # node → slots in use, as last heard
         self.leases: dict[str, int] = {}  # node → how many SetSlots were sent
         self.running: dict[str, int] = {}
+        self.room = Room(spec.func_cpu)
         self.begun_again = 0  # calls that ran on nodes that were lost
         self.long: dict[str, tuple[tuple[float, int], ...]] = {}  # node → (since, input) of calls that take long
         self.queued: dict[str, int] = {}  # node → calls there that have not started
@@ -79,7 +82,10 @@ class RunningJob:
         return self.detached or self.spec.detach
 
     def demand(self) -> Demand:
-        return demand_of(self.spec, self.number, self.core.unfinished)
+        demand = demand_of(self.spec, self.number, self.core.unfinished)
+        if self.spec.func_ram_bytes is None and self.room.per_call_bytes is not None:
+            return replace(demand, func_ram_bytes=self.room.per_call_bytes)
+        return demand
 
     def slots_held(self) -> dict[str, int]:
         """Return the slots that count as taken on each node: in use, or granted and soon to be."""
@@ -124,14 +130,14 @@ class RunningJob:
             self._cached_bytes += inline_bytes(block.payload)
         return block
 
-    def slices(self, node: str, want: int) -> tuple[Slice, ...]:
-        """Hand out up to `want` calls, but not much more than one message holds. Raises StoreDamaged."""
+    def slices(self, node: str, want: int, ram_bytes: int) -> tuple[Slice, ...]:
+        """Hand out up to `want` calls to a node with so much memory, about a message full. Raises StoreDamaged."""
         slices: list[Slice] = []
         size = 0
-        while want > 0 and size < MESSAGE_BYTES and self.core.waiting:
-            index = self.core.first_waiting()
-            block = self._block(bisect_right(self._firsts, index) - 1)  # before it is handed out: it may be damaged
-            handed = self.core.take(node, min(want, self.core.first_stretch()))
+        while want > 0 and size < MESSAGE_BYTES and (stretch := self.core.next_stretch(ram_bytes)):
+            start, stop = stretch
+            block = self._block(bisect_right(self._firsts, start) - 1)  # before it is handed out: it may be damaged
+            handed = self.core.take(node, min(want, stop - start), ram_bytes)
             if not handed:
                 break
             for one in handed:
@@ -172,6 +178,8 @@ class RunningJob:
             rate_per_s=self._rate(time.monotonic()),
             retries=self.core.retries + self.begun_again,
             slowest=self._slowest(time.monotonic()),
+            peak_bytes=self.room.peak_bytes,
+            short_of_memory=self.room.per_call_bytes is not None,
             remark=self.remark,
         )
 

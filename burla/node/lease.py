@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from burla import serialize
@@ -19,12 +21,14 @@ from burla.node import shared
 from burla.node.backlog import Backlog, cut
 from burla.node.outbox import News, Outbox
 from burla.node.slot import Slot, Unreadable
+from burla.node.squeeze import Squeezed
 from burla.protocol import (
     BLOB_BYTES,
     SLOWEST,
     TIME_BOX_S,
     Claim,
     Crash,
+    Evicted,
     Failure,
     JobSpec,
     Report,
@@ -74,6 +78,10 @@ class Lease:
         self._failed = False  # a call raised: the head will end this lease, and no other call starts until then
         self._ended = False
         self._trading = asyncio.ensure_future(self._trade())
+
+    @property
+    def slots(self) -> Iterable[Slot]:
+        return self._slots
 
     # what the head says
 
@@ -254,6 +262,7 @@ class Lease:
         status = await slot.child.ended
         slot.child.drain()
         index = slot.child.memory[shared.INDEX]
+        squeezed, beside = slot.squeezed, self._node.running - 1
         slot.let_go()
         if self._ended:
             return
@@ -263,13 +272,28 @@ class Lease:
         left: list[Slice] = []
         for one in calls:
             if status is not None and one.start <= index < one.stop:
-                signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-                self._put(Crash(index, signal, None if signal else os.waitstatus_to_exitcode(status)))
+                self._put(self._what_ended(index, status, squeezed, slot.peak_bytes, beside))
                 parts = [(one.start, index), (index + 1, one.stop)]
                 left += [Slice(one.block, start, stop) for start, stop in parts if start < stop]
             else:
                 left.append(one)
         self._requeue(left)
+
+    def _what_ended(
+        self, index: int, status: int, squeezed: Squeezed | None, peak_bytes: int, beside: int
+    ) -> Crash | Evicted:
+        """Return what a call ended by: the kernel's and our own want of memory are no crashes."""
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        if squeezed is not None and squeezed.call.index == index:
+            fixed = squeezed.call.limit_bytes is not None
+            evicted = Evicted(index, squeezed.call.own_bytes, squeezed.limit_bytes, squeezed.beside, fixed)
+        elif number == signal.SIGKILL and self._node.watch.kernel_killed():
+            evicted = Evicted(index, peak_bytes, self._node.watch.limit_bytes, beside, fixed=False)
+        else:
+            return Crash(index, number, None if number else os.waitstatus_to_exitcode(status))
+        if evicted.beside and not evicted.fixed:  # at once, before the head says so
+            self._target = min(self._target, max(1, len(self._slots) // 2))
+        return evicted
 
     # the outbox and the head
 
@@ -353,6 +377,7 @@ class Lease:
             held=held,
             leases=self._leases,
             slowest=self._told_slowest,
+            peak_bytes=max((slot.peak_bytes for slot in self._slots), default=0),
             number=next(self._node.trades),
         )
 
@@ -368,7 +393,7 @@ def _calls_of(news: News) -> tuple[int, int] | None:
     match news:
         case Results(start, stop):
             return start, stop
-        case Failure(index) | Crash(index):
+        case Failure(index) | Crash(index) | Evicted(index):
             return index, index + 1
         case _:
             return None

@@ -10,9 +10,9 @@ from typing import Any
 
 from dask.system import CPU_COUNT  # pyright: ignore[reportAttributeAccessIssue]
 from distributed import Security, Worker
-from distributed.system import MEMORY_LIMIT
 
 from burla.node import plugin
+from burla.node.memory import find_gauge
 from burla.node.node import Node
 from burla.protocol import NodeOffer
 
@@ -34,9 +34,12 @@ async def run_node(
 ) -> None:
     """Serve the head at `address()`, one after the other, until cancelled."""
     offer = NodeOffer(
-        id=(token := secrets.token_hex(8)), name=f"local-{token}", cpus=cpus or CPU_COUNT, ram_bytes=MEMORY_LIMIT
+        id=(token := secrets.token_hex(8)),
+        name=f"local-{token}",
+        cpus=cpus or CPU_COUNT,
+        ram_bytes=(gauge := find_gauge()).read().limit_bytes,
     )
-    node = plugin.own_node = Node(offer)
+    node = plugin.own_node = Node(offer, gauge)
     await node.start()
     try:
         while True:

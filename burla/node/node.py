@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from burla import blobs, config
@@ -18,6 +19,9 @@ from burla.channel import Channel, ChannelClosed, Transport
 from burla.errors import BurlaError, StoreFull
 from burla.node.children import Nursery
 from burla.node.lease import Lease
+from burla.node.memory import Gauge
+from burla.node.slot import Slot
+from burla.node.watch import MemoryWatch
 from burla.protocol import (
     Beat,
     BeginLease,
@@ -43,8 +47,9 @@ FULL_S = 1.0  # before a value is offered again to a head whose disk is full
 class Node:
     """Carries out what the head says; one head at a time."""
 
-    def __init__(self, offer: NodeOffer):
+    def __init__(self, offer: NodeOffer, gauge: Gauge):
         self.offer = offer
+        self.watch = MemoryWatch(gauge, self)
         self.nursery = Nursery(ready=offer.cpus)
         self._leases: dict[str, Lease] = {}
         self._channel: Channel | None = None
@@ -60,6 +65,17 @@ class Node:
     async def start(self) -> None:
         """Start the zygote and the first clean children."""
         await self.nursery.start()
+        self.nursery.keep(self.watch.run())
+
+    @property
+    def slots(self) -> Iterable[Slot]:
+        """The slots of all leases."""
+        return [slot for lease in self._leases.values() for slot in lease.slots]
+
+    @property
+    def running(self) -> int:
+        """How many calls run here."""
+        return sum(slot.busy for slot in self.slots)
 
     def close(self) -> None:
         """End all children."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from burla.protocol import MESSAGE_BYTES, Crash, Failure, Output, Results
+from burla.protocol import MESSAGE_BYTES, Crash, Evicted, Failure, Output, Results
 
 LIMIT_BYTES = 4_000_000  # beyond this, calls that write more have to wait
 
-News = Results | Failure | Crash | Output
+News = Results | Failure | Crash | Evicted | Output
 
 
 class Outbox:

@@ -12,6 +12,7 @@ from distributed.comm.core import connect
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from burla.channel import CommTransport
+from burla.node.memory import find_gauge
 from burla.node.node import Node
 from burla.protocol import STREAM_OP, NodeOffer
 
@@ -22,12 +23,10 @@ RETRY_S = 0.5
 own_node: Node | None = None  # in a process that we started: it outlives its workers
 
 
-def describe(worker: Worker) -> NodeOffer:
-    """Return what a borrowed worker offers: its threads as CPUs, and the memory that its cgroup allows."""
-    from distributed.system import MEMORY_LIMIT
-
+def describe(worker: Worker, ram_bytes: int) -> NodeOffer:
+    """Return what a borrowed worker offers: its threads as CPUs, and so much memory."""
     cpus = max(worker.state.nthreads, 1)
-    return NodeOffer(id=secrets.token_hex(8), name=str(worker.name), cpus=cpus, ram_bytes=MEMORY_LIMIT)
+    return NodeOffer(id=secrets.token_hex(8), name=str(worker.name), cpus=cpus, ram_bytes=ram_bytes)
 
 
 class NodePlugin(WorkerPlugin):
@@ -50,7 +49,8 @@ class NodePlugin(WorkerPlugin):
     async def _serve(self, worker: Worker) -> None:
         node = own_node
         if node is None:
-            node = Node(describe(worker))
+            gauge = find_gauge()
+            node = Node(describe(worker, gauge.read().limit_bytes), gauge)
             await node.start()
         self.node = node
         arguments: dict[str, Any] = worker.security.get_connection_args("worker")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from burla.channel import Channel, StreamTransport
 from burla.errors import BurlaError
 from burla.node import shared
 from burla.node.children import Child
+from burla.node.squeeze import Squeezed
 from burla.node.zygote import CHILD_VARIABLE
 from burla.protocol import TIME_BOX_S, Block, Early, JobSpec, Output, Piece, Prepare, Relay, Report, Results, Run, Slice
 
@@ -44,6 +46,8 @@ class Slot:
         self.calls = 1  # of the last Run
         self.deaths = 0  # of children, in a row, that no call is to blame for
         self.busy = False
+        self.squeezed: Squeezed | None = None  # why its call was ended for want of memory
+        self.peak_bytes = 0  # the most memory that a call has had
         self.asks = False  # waits for the head, which may take long to answer
         self.task: asyncio.Task[None] | None = None
         self._node = node
@@ -130,11 +134,26 @@ class Slot:
         return min(calls, max(limit, child.memory[shared.POSITION] + 1))
 
     @property
+    def job(self) -> str:
+        return self._spec.id
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """How much memory its call may have; None: what there is."""
+        return self._spec.func_ram_bytes
+
+    @property
     def current(self) -> tuple[int, int] | None:
         """The input whose call runs, and since when (`time.monotonic_ns`); None if none runs."""
         if self.child is None or not self.busy or self.child.memory[shared.INDEX] < 0:
             return None
         return self.child.memory[shared.INDEX], self.child.memory[shared.STARTED_NS]
+
+    def squeeze(self, squeezed: Squeezed) -> None:
+        """End the call that runs at once: memory is short, so there is no time for its clean-up."""
+        if self.child is not None:
+            self.squeezed = squeezed
+            self._node.nursery.signal(self.child, signal.SIGKILL)
 
     def stop(self) -> None:
         """End the call that runs, and its child."""
@@ -143,7 +162,7 @@ class Slot:
 
     def let_go(self) -> None:
         """Have no child any more: end it, and what its calls started through burla."""
-        child, self.child, self._block = self.child, None, None
+        child, self.child, self._block, self.squeezed = self.child, None, None, None
         if child is None:
             return
         if self._silent:

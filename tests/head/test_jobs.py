@@ -25,11 +25,13 @@ from burla.head.jobs import (
     Adopted,
     AllReleased,
     CallCrashed,
+    CallEvicted,
     CallFailed,
     CallsDone,
     CancelAsked,
     End,
     FailCrashed,
+    FailEvicted,
     Handed,
     HandedBack,
     InputsAdded,
@@ -42,9 +44,10 @@ from burla.head.jobs import (
     Record,
     StopCalls,
 )
-from burla.protocol import Crash, Failure, JobState, Results
+from burla.protocol import Crash, Evicted, Failure, JobState, Results
 
 S = JobState
+RAM = 8_000_000_000  # of every node
 STOP = JobCancelled("stop")
 
 
@@ -70,6 +73,10 @@ def crashed(index: int, node: str = "n") -> CallCrashed:
     return CallCrashed(node, Crash(index, 9, None))
 
 
+def evicted(index: int, beside: int = 1, hopeless: bool = False, need_bytes: int = 0, node: str = "n") -> CallEvicted:
+    return CallEvicted(node, Evicted(index, 1000, RAM, beside, False), hopeless, need_bytes)
+
+
 # examples -------------------------------------------------------------------------------------------------------------
 
 
@@ -77,18 +84,18 @@ def test_nothing_is_handed_out_before_the_last_input_is_there():
     job = Job()
     job.apply(InputsAdded((3,)))
     job.apply(LeaseGranted("n"))
-    assert job.state is S.RECEIVING and job.take("n", 3) == []
+    assert job.state is S.RECEIVING and job.take("n", 3, RAM) == []
     job.apply(InputsComplete())
     job.apply(LeaseGranted("n"))
-    assert job.state is S.RUNNING and job.take("n", 3) == [Handed(0, 0, 3, False)]
+    assert job.state is S.RUNNING and job.take("n", 3, RAM) == [Handed(0, 0, 3, False)]
 
 
 def test_calls_are_handed_out_in_order_and_never_across_blocks():
     job = started(3, 2)
     job.apply(InputsAdded(()))
-    assert job.take("n", 2) == [Handed(0, 0, 2, False)]
-    assert job.take("n", 9) == [Handed(0, 2, 3, False), Handed(1, 3, 5, False)]
-    assert job.take("n", 9) == []
+    assert job.take("n", 2, RAM) == [Handed(0, 0, 2, False)]
+    assert job.take("n", 9, RAM) == [Handed(0, 2, 3, False), Handed(1, 3, 5, False)]
+    assert job.take("n", 9, RAM) == []
 
 
 def test_blocks_of_later_messages_are_numbered_on():
@@ -98,12 +105,12 @@ def test_blocks_of_later_messages_are_numbered_on():
     job.apply(InputsComplete())
     job.apply(LeaseGranted("n"))
     stretches = [(0, 0, 2), (1, 2, 4), (2, 4, 7), (3, 7, 8), (4, 8, 9)]
-    assert job.take("n", 99) == [Handed(*stretch, False) for stretch in stretches]
+    assert job.take("n", 99, RAM) == [Handed(*stretch, False) for stretch in stretches]
 
 
 def test_results_are_recorded_and_the_last_one_ends_the_job():
     job = started(3)
-    job.take("n", 3)
+    job.take("n", 3, RAM)
     assert job.apply(done(1, 3)) == [Record(Results(1, 3, False, b""))]
     assert job.apply(done(0, 1)) == [Record(Results(0, 1, False, b"")), StopCalls(), End(S.DONE)]
     assert job.state is S.DONE and job.apply(AllReleased()) == []
@@ -111,7 +118,7 @@ def test_results_are_recorded_and_the_last_one_ends_the_job():
 
 def test_a_failure_stops_the_job_and_only_the_first_is_recorded():
     job = started(3)
-    job.take("n", 3)
+    job.take("n", 3, RAM)
     assert job.apply(failed(1)) == [Record(Failure(1, b"")), StopCalls()]
     assert job.apply(failed(2)) == []
     assert job.apply(done(0, 1)) == [Record(Results(0, 1, False, b""))], "what was done is not lost"
@@ -120,24 +127,24 @@ def test_a_failure_stops_the_job_and_only_the_first_is_recorded():
 
 def test_a_failed_job_hands_out_nothing():
     job = started(3)
-    job.take("n", 1)
+    job.take("n", 1, RAM)
     job.apply(failed(0))
-    assert job.take("n", 3) == []
+    assert job.take("n", 3, RAM) == []
 
 
 def test_a_crashed_call_is_retried_alone_before_the_others():
     job = started(5)
-    job.take("n", 2)
+    job.take("n", 2, RAM)
     assert job.apply(crashed(1)) == [NoteCrash(1, 1)]
-    assert job.take("n", 3) == [Handed(0, 1, 2, True), Handed(0, 2, 4, False)]
+    assert job.take("n", 3, RAM) == [Handed(0, 1, 2, True), Handed(0, 2, 4, False)]
 
 
 def test_the_third_crash_of_an_input_fails_the_job():
     job = started(2)
     for _ in range(ATTEMPTS - 1):
-        job.take("n", 1)
+        job.take("n", 1, RAM)
         assert [type(effect) for effect in job.apply(crashed(0))] == [NoteCrash]
-    job.take("n", 1)
+    job.take("n", 1, RAM)
     assert job.apply(crashed(0)) == [FailCrashed(Crash(0, 9, None), 3), StopCalls()]
     assert job.apply(AllReleased()) == [End(S.FAILED)]
 
@@ -145,46 +152,46 @@ def test_the_third_crash_of_an_input_fails_the_job():
 def test_crashes_of_different_inputs_are_counted_apart():
     job = started(3)
     for index in (0, 1, 2) * (ATTEMPTS - 1):
-        job.take("n", 3)
+        job.take("n", 3, RAM)
         assert [type(effect) for effect in job.apply(crashed(index))] == [NoteCrash]
     assert job.state is S.RUNNING
-    job.take("n", 3)
+    job.take("n", 3, RAM)
     assert [type(effect) for effect in job.apply(crashed(1))] == [FailCrashed, StopCalls]
 
 
 @pytest.mark.parametrize("way_back", [HandedBack("n", 0, 3), NodeLost("n")], ids=lambda event: type(event).__name__)
 def test_a_call_that_crashed_stays_alone_when_it_comes_back_untried(way_back: JobEvent):
     job = started(3)
-    job.take("n", 3)
+    job.take("n", 3, RAM)
     job.apply(crashed(1))
-    job.take("n", 3)
+    job.take("n", 3, RAM)
     job.apply(way_back)
-    assert job.take("n", 9) == [Handed(0, 1, 2, True), Handed(0, 0, 1, False), Handed(0, 2, 3, False)]
+    assert job.take("n", 9, RAM) == [Handed(0, 1, 2, True), Handed(0, 0, 1, False), Handed(0, 2, 3, False)]
 
 
 def test_a_lost_node_gives_its_calls_back_and_its_late_reports_change_nothing():
     job = started(4, nodes=("n", "other"))
-    job.take("n", 4)
+    job.take("n", 4, RAM)
     job.apply(done(0, 1))
     job.apply(NodeLost("n"))
-    assert job.take("other", 9) == [Handed(0, 1, 4, False)]
+    assert job.take("other", 9, RAM) == [Handed(0, 1, 4, False)]
     for late in (done(1, 4), failed(2), crashed(3), HandedBack("n", 1, 4), NodeLost("n")):
         assert job.apply(late) == []
-    assert job.done == 1 and job.take("n", 9) == []
+    assert job.done == 1 and job.take("n", 9, RAM) == []
     assert job.apply(done(1, 4, "other"))[-1] == End(S.DONE)
 
 
 def test_a_report_of_more_than_was_handed_to_the_node_changes_nothing():
     job = started(4, nodes=("n", "other"))
-    job.take("n", 2)
-    job.take("other", 2)
+    job.take("n", 2, RAM)
+    job.take("other", 2, RAM)
     assert job.apply(done(1, 3)) == [] and job.apply(done(0, 4)) == [] and job.apply(failed(3)) == []
     assert job.done == 0 and job.state is S.RUNNING
 
 
 def test_the_same_result_twice_counts_once():
     job = started(3)
-    job.take("n", 3)
+    job.take("n", 3, RAM)
     assert len(job.apply(done(0, 2))) == 1 and job.apply(done(0, 2)) == []
     assert job.done == 2
 
@@ -206,7 +213,7 @@ def test_a_job_can_be_cancelled_in_every_state_before_its_end(state: JobState):
 
 def test_cancelling_a_job_that_has_failed_keeps_the_failure():
     job = started(2)
-    job.take("n", 2)
+    job.take("n", 2, RAM)
     job.apply(failed(0))
     job.apply(CancelAsked(STOP))
     assert job.apply(AllReleased()) == [End(S.FAILED)]
@@ -214,12 +221,41 @@ def test_cancelling_a_job_that_has_failed_keeps_the_failure():
 
 def test_nothing_is_recorded_after_the_end():
     job = started(2)
-    job.take("n", 2)
+    job.take("n", 2, RAM)
     job.apply(CancelAsked(STOP))
     job.apply(AllReleased())
     for late in (done(0, 2), failed(0), crashed(1), CancelAsked(STOP), AllReleased(), InputsAdded((1,))):
         assert job.apply(late) == []
     assert job.state is S.CANCELLED and job.done == 0 and job.total == 2
+
+
+def test_a_call_that_was_ended_for_want_of_memory_is_tried_again_alone_and_is_no_crash():
+    job = started(3)
+    job.take("n", 3, RAM)
+    for _ in range(2 * ATTEMPTS):
+        assert job.apply(evicted(1)) == []
+        assert job.take("n", 9, RAM) == [Handed(0, 1, 2, True)]
+    assert job.retries == 2 * ATTEMPTS
+    assert job.apply(crashed(1)) == [NoteCrash(1, 1)]
+
+
+def test_a_call_that_needs_a_larger_node_waits_for_it_and_holds_nobody_up():
+    job = started(3, nodes=("n", "large"))
+    job.take("n", 1, RAM)
+    assert job.apply(evicted(0, beside=0, need_bytes=RAM + 1)) == []
+    assert job.take("n", 1, RAM) == [Handed(0, 1, 2, False)]
+    assert job.next_stretch(RAM) == (2, 3) and job.next_stretch(2 * RAM) == (0, 1)
+    job.take("n", 1, RAM)
+    assert job.take("n", 9, RAM) == [] and job.waiting == 1
+    assert job.take("large", 9, 2 * RAM) == [Handed(0, 0, 1, True)]
+
+
+def test_a_call_that_no_node_has_memory_for_fails_and_is_not_tried_again():
+    job = started(2)
+    job.take("n", 2, RAM)
+    event = evicted(0, beside=0, hopeless=True)
+    assert job.apply(event) == [FailEvicted(event.evicted), StopCalls()]
+    assert job.failed == 1 and job.waiting == 0
 
 
 # any order of events --------------------------------------------------------------------------------------------------
@@ -324,7 +360,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(target=handed, node=nodes, want=st.integers(0, 9))
     def take(self, node: str, want: int) -> MultipleResults[tuple[str, int, int]]:
-        got = self.job.take(node, want)
+        got = self.job.take(node, want, RAM)
         waiting = sum(where == "waiting" for where in self.at.values())
         calls = sum(one.stop - one.start for one in got)
         assert calls == (min(want, waiting) if self.job.state is S.RUNNING else 0)
@@ -457,7 +493,7 @@ class AnyOrder(RuleBasedStateMachine):
         for node in "abc":
             self.lose(node)
         while self.job.state is S.RUNNING:
-            slices = self.job.take("z", 5)
+            slices = self.job.take("z", 5, RAM)
             assert slices, "inputs are left, and none can be had"
             for one in slices:
                 self.move(one.start, one.stop, "z")

@@ -122,15 +122,20 @@ class OutOfMemory(BurlaError):
     """
 
     @classmethod
-    def of(cls, index: int, peak_bytes: int, limit_bytes: int, fixed: bool) -> OutOfMemory:
+    def of(
+        cls, index: int, peak_bytes: int, limit_bytes: int, fixed: bool, others_bytes: int, tried: int
+    ) -> OutOfMemory:
+        """`others_bytes`: of calls beside it; `tried`: how often it was begun again."""
         had, limit = f"{peak_bytes / 1e9:.2f} GB", f"{limit_bytes / 1e9:.2f} GB"
         if fixed:
             text = f"had {had} of memory, more than its func_ram of {limit}. Ask for more: func_ram="
             text += f"{-(-peak_bytes * 3 // 2 // 1_000_000_000)}, or let it have less at once"
         else:
+            beside = f"with {others_bytes / 1e9:.2f} GB in other calls" if others_bytes else "alone"
+            again = f" It was tried {tried + 1} times." if tried else ""
             text = (
-                f"had {had} of memory when the node that it ran on, alone, was out of it ({limit} in all). No node has "
-                "more. Use a larger machine, or let it have less at once"
+                f"had {had} of memory, {beside}, when its node was out of it ({limit} in all), and no node has "
+                f"more.{again} Use a larger machine, or let it have less at once"
             )
         return cls(f"input {index}: its call {text}.", index=index, peak_bytes=peak_bytes, limit_bytes=limit_bytes)
 

@@ -114,13 +114,16 @@ class Evicted:
     """A call that was ended for want of memory, when it had `peak_bytes`.
 
     `fixed`: it was over `limit_bytes`, its `func_ram`. Else the node ran short of `limit_bytes`, its own, while
-    `beside` other calls ran there.
+    `beside` other calls ran there, which had `others_bytes`. `left_bytes` were there before the call began: what
+    earlier calls of its process had left.
     """
 
     index: int
     peak_bytes: int
     limit_bytes: int
     beside: int
+    others_bytes: int
+    left_bytes: int
     fixed: bool
 
 
@@ -516,9 +519,8 @@ class Trade:
     """
 
     job: str
-    news: tuple[
-        Results | Failure | Crash | Evicted | Output, ...
-    ]  # in order: what a call wrote stands before its result
+    # in order: what a call wrote stands before its result
+    news: tuple[Results | Failure | Crash | Evicted | Output, ...]
     handed_back: tuple[tuple[int, int], ...]  # (start, stop)
     want: int
     running: int
@@ -526,7 +528,7 @@ class Trade:
     held: int
     leases: int = 0  # how many `SetSlots` of this job the node has carried out
     slowest: tuple[tuple[int, float], ...] = ()  # as in `Snapshot`, of this node
-    peak_bytes: int = 0  # the most memory that a call of the job has had here
+    peak_bytes: int = 0  # the most memory that a call of the job has had here since the last trade
     number: int = 0  # counted from 1; a trade whose reply was lost is sent again with the same number
 
 

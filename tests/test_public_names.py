@@ -32,6 +32,7 @@ ERRORS = {
     "NoCompatibleNodes",
     "NoNodes",
     "NoResult",
+    "OutOfMemory",
     "RemoteError",
     "ResultNotPicklable",
     "StoreBusy",

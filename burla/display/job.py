@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html as _html
 
-from burla.display.progress import duration_text
+from burla.display.progress import duration_text, size_text
 from burla.protocol import JobInfo, JobList, JobState, Snapshot
 
 COLUMNS = ("id", "function", "status", "done", "failed", "age", "kept until", "size")
@@ -96,15 +96,6 @@ def sheet(info: JobInfo, now_s: float) -> str:
         lines.append(("now", shot.remark))
     width = max(len(name) for name, _ in lines) + 2
     return "\n".join(f"{name + ':':<{width}}{value}" for name, value in lines)
-
-
-def size_text(size_bytes: int) -> str:
-    """Return `1.2 GB`, `34 kB`, `5 B`."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= factor:
-            number = size_bytes / factor
-            return f"{number:.1f} {unit}" if number < 9.95 else f"{number:,.0f} {unit}"
-    return f"{size_bytes} B"
 
 
 def days(seconds: float) -> str:

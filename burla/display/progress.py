@@ -105,6 +105,13 @@ class Progress:
         return self._snapshot.slowest if self._snapshot else ()
 
     @property
+    def memory(self) -> str | None:
+        """What to say of memory when fewer calls run than the CPUs allow, for want of it; else None."""
+        if self._snapshot is None or not self._snapshot.short_of_memory:
+            return None
+        return f"short of memory ({size_text(self._snapshot.peak_bytes)} a call)"
+
+    @property
     def nodes(self) -> int:
         return self._snapshot.nodes if self._snapshot else 0
 
@@ -160,7 +167,7 @@ class Progress:
             return [*fields, self.phase, elapsed]
         if self.failed:
             fields.append(f"{self.failed:,} failed")
-        fields.append(f"{self.running:,} running")
+        fields.append(", ".join(filter(None, (f"{self.running:,} running", self.memory))))
         rate_per_s = self.rate_per_s(now_s)
         if rate_per_s is not None:
             fields.append(rate_text(rate_per_s))
@@ -195,6 +202,15 @@ def duration_text(seconds: float) -> str:
     if hours >= 24:
         return f"{hours // 24:,} d {hours % 24} h"
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def size_text(size_bytes: int) -> str:
+    """Return `1.2 GB`, `34 kB`, `5 B`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            number = size_bytes / factor
+            return f"{number:.1f} {unit}" if number < 9.95 else f"{number:,.0f} {unit}"
+    return f"{size_bytes} B"
 
 
 def rate_text(rate_per_s: float) -> str:

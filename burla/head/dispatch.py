@@ -16,6 +16,7 @@ from burla.channel import Channel
 from burla.errors import NoCompatibleNodes, StoreDamaged
 from burla.head import jobs, place
 from burla.head.members import NodeState
+from burla.head.room import Verdict, judge
 from burla.head.running import RunningJob
 from burla.protocol import (
     BeginLease,
@@ -127,7 +128,7 @@ class Dispatch:
         if trade.number > job.trades.get(node, 0):
             self._take_news(job, node, trade)
         job.running[node] = trade.running
-        job.room.seen(trade.peak_bytes)
+        job.room.seen(trade.peak_bytes, time.monotonic())
         job.long[node] = tuple((time.monotonic() - age_s, index) for index, age_s in trade.slowest)
         job.queued[node] = trade.queued
         job.hungry.pop(node, None)
@@ -165,17 +166,14 @@ class Dispatch:
             self._head.store.set_trade(job.number, node, trade.number, job.durable)
 
     def _evicted(self, job: RunningJob, node: str, one: Evicted) -> None:
-        """A call was ended for want of memory: it runs again with more room, here or on a larger node, if there is any.
-
-        A call that was alone on its node needs a larger one.
-        """
-        job.room.seen(one.peak_bytes)
-        need_bytes = 0
-        if not one.fixed and one.beside:
-            job.room.short(self.nodes[node].offer.ram_bytes, one.beside, time.monotonic())
-        elif not one.fixed:
-            need_bytes = self.nodes[node].offer.ram_bytes + 1
-        hopeless = one.fixed or not self._any_has(need_bytes, job)
+        """A call was ended for want of memory: it runs again with more room, if there is any."""
+        now, ram_bytes = time.monotonic(), self.nodes[node].offer.ram_bytes
+        job.room.seen(one.peak_bytes, now)
+        verdict = judge(one, job.core.evictions(one.index))
+        if verdict is Verdict.AGAIN and not one.fixed:
+            job.room.short(ram_bytes, one.beside, now)
+        need_bytes = ram_bytes + 1 if verdict is Verdict.LARGER else 0
+        hopeless = verdict is Verdict.NEVER or not self._any_has(need_bytes, job)
         self._head.apply(job, jobs.CallEvicted(node, one, hopeless, need_bytes))
         self.replace()
 
@@ -251,7 +249,7 @@ class Dispatch:
         active = [job for job in self._head.jobs.values() if job.state is not JobState.RECEIVING]
         held = {(job.spec.id, node): slots for job in active for node, slots in job.slots_held().items()}
         offers = [node.offer for node in self.nodes.values()]
-        wanted = place.place([job.demand() for job in active], offers, held, self._lent())
+        wanted = place.place([job.demand(offers) for job in active], offers, held, self._lent())
         for (job_id, node), slots in wanted.items():
             job = self._head.jobs[job_id]
             before = job.granted.get(node, 0)

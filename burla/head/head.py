@@ -213,7 +213,8 @@ class Head:
                     error = WorkerCrashed.of(crash.index, crash.signal, crash.exit_code, attempts)
                     job.record(Failure(crash.index, serialize.dump_exception(error, crash.index, ())))
                 case jobs.FailEvicted(one):
-                    error = OutOfMemory.of(one.index, one.peak_bytes, one.limit_bytes, one.fixed)
+                    facts = (one.index, one.peak_bytes, one.limit_bytes, one.fixed, one.others_bytes)
+                    error = OutOfMemory.of(*facts, tried=job.core.evictions(one.index))
                     job.record(Failure(one.index, serialize.dump_exception(error, one.index, ())))
                 case jobs.NoteCrash(index, attempts):
                     self.store.set_crashes(job.number, index, attempts, job.durable)

@@ -14,7 +14,7 @@ calls `claim` them.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -203,7 +203,7 @@ class Job:
         self._go_on = go_on
         self._crashes: dict[int, int] = {}
         self._needs: dict[int, int] = {}  # input → memory that a node must have for it, in bytes
-        self._evictions = 0
+        self._evictions: Counter[int] = Counter()  # by input
         self._error: BurlaError | None = None
 
     @property
@@ -218,7 +218,7 @@ class Job:
     @property
     def retries(self) -> int:
         """Return how many calls were begun again because they ended their process, or memory ran short."""
-        return self._evictions + sum(min(attempts, ATTEMPTS - 1) for attempts in self._crashes.values())
+        return self._evictions.total() + sum(min(attempts, ATTEMPTS - 1) for attempts in self._crashes.values())
 
     def block_end(self, block: int) -> int:
         """Return the index after the last input of a block."""
@@ -236,9 +236,9 @@ class Job:
     def _next_alone(self, ram_bytes: int) -> int | None:
         return next((index for index in self.alone if self._needs.get(index, 0) <= ram_bytes), None)
 
-    def needs(self, index: int) -> int:
-        """Return how much memory a node must have to try a call, in bytes."""
-        return self._needs.get(index, 0)
+    def evictions(self, index: int) -> int:
+        """Return how often a call was ended for want of memory and begun again."""
+        return self._evictions[index]
 
     def take(self, node: str, want: int, ram_bytes: int) -> list[Handed]:
         """Hand out up to `want` calls to a node with so much memory: retries first, then in order of their indices."""
@@ -397,7 +397,7 @@ class Job:
             return []
         if event.hopeless and self.state is JobState.RUNNING:
             return [FailEvicted(event.evicted), *self._failed_one()]
-        self._evictions += 1
+        self._evictions[index] += 1
         self._needs[index] = max(event.need_bytes, self._needs.get(index, 0))
         self.alone.append(index)
         return []

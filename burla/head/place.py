@@ -10,8 +10,9 @@ A slot is room for one call. The plan starts from the slots held now and is impr
 What is granted at once is the plan as far as the slots held now leave room for it. Room taken from others comes free
 when their calls end; until then it stays reserved, because the next plan gives it to the same poorer job again.
 
-Room is a list of numbers per node: CPUs, RAM, GPUs. CPUs are one number per depth D of jobs: those of the node, and
-those lent by calls shallower than D, less those used at depths up to D. A slot counts at its own depth and deeper.
+Room is a list of numbers per node: CPUs, RAM, company, GPUs. CPUs are one number per depth D of jobs: those of the
+node, and those lent by calls shallower than D, less those used at depths up to D. A slot counts at its own depth and
+deeper.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from enum import Enum
 from burla.protocol import JobSpec, NodeOffer
 
 ANY_GPU = "any"
+COMPANY = 1 << 20  # slots of a node; one of a call that has to be alone takes them all
 SHOWN_KINDS = 5  # so many kinds of nodes are spelled out in an error
 
 
@@ -43,6 +45,7 @@ class Demand:
     image: str | None
     unfinished: int
     max_parallelism: int | None
+    alone: bool = False  # no other call may run on its node, but nested ones
 
     @property
     def limit(self) -> int:
@@ -291,15 +294,17 @@ class _Plan:
     def _capacity(self, node: NodeOffer, lent: Mapping[int, int]) -> list[int]:
         cpus = [node.cpus + sum(cpus for depth, cpus in lent.items() if depth < limit) for limit in self.depths]
         # a kind that is not there bounds nothing: it must not keep off jobs that take any, and `fits` keeps off others
-        return [*cpus, node.ram_bytes, *(node.gpus.get(kind) or sys.maxsize for kind in self.kinds)]
+        return [*cpus, node.ram_bytes, COMPANY, *(node.gpus.get(kind) or sys.maxsize for kind in self.kinds)]
 
     def _costs(self, job: Demand) -> _Costs:
         ram_at = len(self.depths)
         cpus = ((at, job.func_cpu) for at in range(self.depths.index(job.depth), ram_at))
         ram = ((ram_at, job.func_ram_bytes),) if job.func_ram_bytes else ()
         # which GPU a call that takes any is given is not known here, so it counts against every kind
-        kinds = [at for at, kind in enumerate(self.kinds, ram_at + 1) if job.func_gpu in (kind, ANY_GPU)]
-        return (*cpus, *ram, *((at, 1) for at in kinds))
+        kinds = [at for at, kind in enumerate(self.kinds, ram_at + 2) if job.func_gpu in (kind, ANY_GPU)]
+        # nested calls must find room beside those that wait for them
+        company = () if job.depth else ((ram_at + 1, COMPANY if job.alone else 1),)
+        return (*cpus, *ram, *company, *((at, 1) for at in kinds))
 
 
 def _occupy(room: list[int], costs: _Costs, count: int) -> None:

@@ -1,17 +1,44 @@
 """How much memory the calls of a job with `func_ram="dynamic"` are given room for: pure, time is passed in.
 
 Nothing is known at first, and calls count for nothing. When a node runs short, the job is given half as many calls
-there; after some seconds without another shortage, one more call a node; until it has as many as its CPUs allow.
+there; after some seconds without another shortage, one more call a node, as far as the calls of late leave room for it;
+until it has as many as its CPUs allow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from enum import Enum
 
-from burla.protocol import NodeOffer
+from burla.protocol import Evicted, NodeOffer
 
 GROW_EVERY_S = 5.0
-MARGIN = 1.1  # the next call may be a little larger than the largest so far
+LATE_S = 30.0  # calls of late: of this window and the one before
+MARGIN = 1.1  # the next call may be a little larger than the largest of late
+MUCH = 0.5  # of a node; a call that had so much, nearly alone, does not fit there
+LITTLE = 0.1  # of a node; calls beside it that had no more were not in its way
+LEFT = 0.25  # of a limit; what earlier calls left in its process may be why it was reached
+MOST_EVICTIONS = 8  # of one call
+
+
+class Verdict(Enum):
+    """What becomes of a call that was ended for want of memory."""
+
+    AGAIN = "there may be room for it here another time"
+    LARGER = "only a larger node has room for it"
+    NEVER = "it is not tried again"
+
+
+def judge(one: Evicted, before: int) -> Verdict:
+    """Decide what becomes of a call that has been ended `before` times already."""
+    if before >= MOST_EVICTIONS:
+        return Verdict.NEVER
+    if one.left_bytes > LEFT * one.limit_bytes:
+        return Verdict.AGAIN  # in a clean process
+    if one.fixed:
+        return Verdict.NEVER
+    alone = one.others_bytes <= LITTLE * one.limit_bytes
+    return Verdict.LARGER if alone and one.peak_bytes >= MUCH * one.limit_bytes else Verdict.AGAIN
 
 
 class Room:
@@ -22,6 +49,8 @@ class Room:
         self.peak_bytes = 0  # the largest call that was seen
         self._func_cpu = func_cpu
         self._changed_s = 0.0
+        self._late = (0, 0)  # the largest calls of the window before, and of this one
+        self._window_s = 0.0  # its beginning
 
     def short(self, node_bytes: int, beside: int, now_s: float) -> None:
         """A node with so much memory ran short with a call of the job and `beside` others."""
@@ -29,9 +58,18 @@ class Room:
         self.per_call_bytes = max(self.per_call_bytes or 0, node_bytes // calls)
         self._changed_s = now_s
 
-    def seen(self, peak_bytes: int) -> None:
+    def seen(self, peak_bytes: int, now_s: float) -> None:
         """A call has had so much."""
         self.peak_bytes = max(self.peak_bytes, peak_bytes)
+        if now_s - self._window_s > LATE_S:
+            self._late, self._window_s = (self._late[1], 0), now_s
+        self._late = self._late[0], max(self._late[1], peak_bytes)
+
+    def calls(self, nodes: Sequence[NodeOffer]) -> int | None:
+        """Return how many calls there is room for; None: as many as the CPUs allow."""
+        if self.per_call_bytes is None:
+            return None
+        return sum(max(1, node.ram_bytes // self.per_call_bytes) for node in nodes)
 
     def tick(self, nodes: Iterable[NodeOffer], now_s: float) -> bool:
         """Give room for one more call a node if it is time; whether anything changed."""
@@ -43,6 +81,6 @@ class Room:
         if calls > largest.cpus // self._func_cpu:
             self.per_call_bytes = None
             return True
-        grown = max(largest.ram_bytes // calls, int(self.peak_bytes * MARGIN))
+        grown = max(largest.ram_bytes // calls, int(max(self._late) * MARGIN))
         changed, self.per_call_bytes = grown < self.per_call_bytes, min(grown, self.per_call_bytes)
         return changed

@@ -6,13 +6,14 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from burla.errors import ClusterLost
 from burla.head.jobs import Job
 from burla.head.journal import Journal
-from burla.head.place import Demand, demand_of
+from burla.head.place import Demand, demand_of, fits
 from burla.head.room import Room
 from burla.protocol import (
     MESSAGE_BYTES,
@@ -24,6 +25,7 @@ from burla.protocol import (
     JobState,
     JobStatus,
     Kind,
+    NodeOffer,
     Slice,
     Snapshot,
     inline_bytes,
@@ -81,11 +83,18 @@ class RunningJob:
         """Whether what is recorded has to survive the head's machine, not only its process."""
         return self.detached or self.spec.detach
 
-    def demand(self) -> Demand:
+    def demand(self, nodes: Sequence[NodeOffer]) -> Demand:
+        """Return what the job asks of these nodes."""
         demand = demand_of(self.spec, self.number, self.core.unfinished)
-        if self.spec.func_ram_bytes is None and self.room.per_call_bytes is not None:
-            return replace(demand, func_ram_bytes=self.room.per_call_bytes)
-        return demand
+        if demand.func_ram_bytes is not None or self.room.per_call_bytes is None:
+            return demand
+        if demand.depth == 0:
+            per_call_bytes = self.room.per_call_bytes
+            alone = per_call_bytes >= min((node.ram_bytes for node in nodes if fits(demand, node)), default=0)
+            return replace(demand, func_ram_bytes=per_call_bytes, alone=alone)
+        # the calls above it keep their memory while they wait for it, so room beside them might never come
+        most = self.room.calls(nodes)
+        return replace(demand, max_parallelism=min(filter(None, (demand.max_parallelism, most)), default=None))
 
     def slots_held(self) -> dict[str, int]:
         """Return the slots that count as taken on each node: in use, or granted and soon to be."""

@@ -40,6 +40,7 @@ class Child:
         self.pid: int | None = None
         # its wait status; None: it was ended with the zygote, so by no call of its own
         self.ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self.peak_bytes = 0  # the most memory that it had, once it has ended
         self._nursery = nursery
         self._control, self._control_theirs = _socket_pair()
         self.nested, self._nested_theirs = _socket_pair()
@@ -201,12 +202,12 @@ class Nursery:
                     break
                 data += got
                 while len(data) >= zygote.REPLY.size:
-                    kind, number, value = zygote.REPLY.unpack_from(data)
+                    kind, number, value, peak_bytes = zygote.REPLY.unpack_from(data)
                     data = data[zygote.REPLY.size :]
-                    self._heard(kind, number, value)
+                    self._heard(kind, number, value, peak_bytes)
         await self._zygote_ended()
 
-    def _heard(self, kind: bytes, number: int, value: int) -> None:
+    def _heard(self, kind: bytes, number: int, value: int, peak_bytes: int) -> None:
         child = self._children.get(number)
         if child is None:
             return
@@ -218,6 +219,7 @@ class Nursery:
             self._ready.remove(child)
             child.close()
             self.keep(self._refill())
+        child.peak_bytes = peak_bytes
         if not child.ended.done():
             child.ended.set_result(value)
 

@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from burla import serialize
@@ -21,7 +22,6 @@ from burla.node import shared
 from burla.node.backlog import Backlog, cut
 from burla.node.outbox import News, Outbox
 from burla.node.slot import Slot, Unreadable
-from burla.node.squeeze import Squeezed
 from burla.protocol import (
     BLOB_BYTES,
     SLOWEST,
@@ -262,7 +262,7 @@ class Lease:
         status = await slot.child.ended
         slot.child.drain()
         index = slot.child.memory[shared.INDEX]
-        squeezed, beside = slot.squeezed, self._node.running - 1
+        ended_by = None if status is None else self._what_ended(slot, index, status, slot.child.peak_bytes)
         slot.let_go()
         if self._ended:
             return
@@ -271,25 +271,23 @@ class Lease:
             index = calls[0].start
         left: list[Slice] = []
         for one in calls:
-            if status is not None and one.start <= index < one.stop:
-                self._put(self._what_ended(index, status, squeezed, slot.peak_bytes, beside))
+            if ended_by is not None and one.start <= index < one.stop:
+                self._put(replace(ended_by, index=index))
                 parts = [(one.start, index), (index + 1, one.stop)]
                 left += [Slice(one.block, start, stop) for start, stop in parts if start < stop]
             else:
                 left.append(one)
         self._requeue(left)
 
-    def _what_ended(
-        self, index: int, status: int, squeezed: Squeezed | None, peak_bytes: int, beside: int
-    ) -> Crash | Evicted:
+    def _what_ended(self, slot: Slot, index: int, status: int, peak_bytes: int) -> Crash | Evicted:
         """Return what a call ended by: the kernel's and our own want of memory are no crashes."""
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        if squeezed is not None and squeezed.call.index == index:
-            fixed = squeezed.call.limit_bytes is not None
-            evicted = Evicted(index, squeezed.call.own_bytes, squeezed.limit_bytes, squeezed.beside, fixed)
-        elif number == signal.SIGKILL and self._node.watch.kernel_killed():
-            evicted = Evicted(index, peak_bytes, self._node.watch.limit_bytes, beside, fixed=False)
-        else:
+        evicted = slot.evicted
+        if evicted is None and number == signal.SIGKILL:
+            evicted = self._node.watch.killed_by_kernel(slot, index, peak_bytes)
+        elif evicted is not None and evicted.index != index:  # the one that was meant had just ended
+            evicted = replace(evicted, left_bytes=evicted.peak_bytes)
+        if evicted is None:
             return Crash(index, number, None if number else os.waitstatus_to_exitcode(status))
         if evicted.beside and not evicted.fixed:  # at once, before the head says so
             self._target = min(self._target, max(1, len(self._slots) // 2))
@@ -363,6 +361,9 @@ class Lease:
     def _offer(self) -> Trade:
         handed_back, self._handed_back = tuple(self._handed_back), []
         self._told_slowest = self._slowest()
+        peak_bytes = max((slot.peak_bytes for slot in self._slots), default=0)
+        for slot in self._slots:
+            slot.peak_bytes = 0
         busy, held = sum(slot.busy for slot in self._slots), len(self._slots)
         ahead = int(self._rate * held * AHEAD_S) + (held - busy)
         if self._backlog.inline_bytes > AHEAD_BYTES:
@@ -377,7 +378,7 @@ class Lease:
             held=held,
             leases=self._leases,
             slowest=self._told_slowest,
-            peak_bytes=max((slot.peak_bytes for slot in self._slots), default=0),
+            peak_bytes=peak_bytes,
             number=next(self._node.trades),
         )
 

@@ -13,9 +13,22 @@ from burla.channel import Channel, StreamTransport
 from burla.errors import BurlaError
 from burla.node import shared
 from burla.node.children import Child
-from burla.node.squeeze import Squeezed
 from burla.node.zygote import CHILD_VARIABLE
-from burla.protocol import TIME_BOX_S, Block, Early, JobSpec, Output, Piece, Prepare, Relay, Report, Results, Run, Slice
+from burla.protocol import (
+    TIME_BOX_S,
+    Block,
+    Early,
+    Evicted,
+    JobSpec,
+    Output,
+    Piece,
+    Prepare,
+    Relay,
+    Report,
+    Results,
+    Run,
+    Slice,
+)
 
 if TYPE_CHECKING:
     from burla.node.node import Node
@@ -46,8 +59,8 @@ class Slot:
         self.calls = 1  # of the last Run
         self.deaths = 0  # of children, in a row, that no call is to blame for
         self.busy = False
-        self.squeezed: Squeezed | None = None  # why its call was ended for want of memory
-        self.peak_bytes = 0  # the most memory that a call has had
+        self.evicted: Evicted | None = None  # why its call was ended for want of memory
+        self.peak_bytes = 0  # the most memory that a call has had since the last trade
         self.asks = False  # waits for the head, which may take long to answer
         self.task: asyncio.Task[None] | None = None
         self._node = node
@@ -55,6 +68,7 @@ class Slot:
         self._on_output = on_output
         self._cpus = node.take_cpus(spec.func_cpu)
         self._sent: list[Slice] = []  # what the last Run held
+        self._runs = 0  # that the child was sent
         self._block: Block | None = None  # the last one that the child has unpickled
         self._silent = True  # the child's own client has not said anything
         self._nested: Channel | None = None
@@ -65,6 +79,7 @@ class Slot:
             return
         child = self.child = await self._node.nursery.clean_child()
         child.on_output = self._on_output
+        self._runs = 0
         environ: dict[str, str] = dict.fromkeys(THREAD_COUNTS, str(self._spec.func_cpu))
         environ[CHILD_VARIABLE] = str(child.number)
         child.send(Prepare(self._spec.id, self._spec.depth, self._spec.context, environ, self._cpus, function))
@@ -84,6 +99,7 @@ class Slot:
                 raise Unreadable(one, error) from error
         self.child.memory[shared.POSITION] = 0
         self.child.memory[shared.LIMIT] = shared.NO_LIMIT
+        self._runs += 1
         self.child.send(Run(tuple(pieces)))
 
     async def _piece(self, one: Slice) -> Piece:
@@ -149,10 +165,15 @@ class Slot:
             return None
         return self.child.memory[shared.INDEX], self.child.memory[shared.STARTED_NS]
 
-    def squeeze(self, squeezed: Squeezed) -> None:
+    @property
+    def fresh(self) -> bool:
+        """Whether the call that runs is the first of its process."""
+        return self.child is not None and self._runs == 1 and self.child.memory[shared.POSITION] == 0
+
+    def evict(self, evicted: Evicted) -> None:
         """End the call that runs at once: memory is short, so there is no time for its clean-up."""
         if self.child is not None:
-            self.squeezed = squeezed
+            self.evicted = evicted
             self._node.nursery.signal(self.child, signal.SIGKILL)
 
     def stop(self) -> None:
@@ -162,7 +183,7 @@ class Slot:
 
     def let_go(self) -> None:
         """Have no child any more: end it, and what its calls started through burla."""
-        child, self.child, self._block, self.squeezed = self.child, None, None, None
+        child, self.child, self._block, self.evicted = self.child, None, None, None
         if child is None:
             return
         if self._silent:

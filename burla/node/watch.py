@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
-from burla.node.memory import Gauge, Memory, tree_bytes
+from burla.node.memory import Gauge, tree_bytes
 from burla.node.slot import Slot
-from burla.node.squeeze import RunningCall, Squeeze
+from burla.node.squeeze import KernelKills, RunningCall, Squeeze, eviction
+from burla.protocol import Evicted
 
 CLOSE_S, FAR_S, IDLE_S = 0.05, 0.25, 0.5  # between readings
 
@@ -28,13 +30,9 @@ class MemoryWatch:
         self._gauge = gauge
         self._node = node
         self._squeeze = Squeeze()
-        self._last = gauge.read()
-        self._kills = self._last.kills  # of the kernel, as far as they are accounted for
-
-    @property
-    def limit_bytes(self) -> int:
-        """How much memory the node has."""
-        return self._last.limit_bytes
+        self._memory = gauge.read()
+        self._calls: dict[Slot, RunningCall] = {}  # as last read
+        self._kills = KernelKills(self._memory.kills)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -43,29 +41,42 @@ class MemoryWatch:
 
     def look(self, now_s: float) -> float:
         """Take one reading and act on it; return in how many seconds to take the next."""
-        running = [(slot, call) for slot in self._node.slots if (call := self._measured(slot)) is not None]
-        if not running:
+        self._calls = {slot: call for slot in self._node.slots if (call := self._measured(slot)) is not None}
+        if not self._calls:
             return IDLE_S
-        memory = self._last = self._gauge.read()
-        calls = [call for _, call in running]
-        for squeezed in self._squeeze.decide(memory, calls, now_s):
-            slot = next(slot for slot, call in running if call is squeezed.call)
-            slot.squeeze(squeezed)
+        memory = self._memory = self._gauge.read()
+        self._kills.look(memory.kills, now_s)
+        slots = {id(call): slot for slot, call in self._calls.items()}
+        calls = list(self._calls.values())
+        for call, evicted in self._squeeze.decide(memory, calls, now_s):
+            slots[id(call)].evict(evicted)
         return CLOSE_S if self._squeeze.watch_closely(memory, calls) else FAR_S
 
-    def kernel_killed(self) -> bool:
-        """Whether the kernel has ended one more process for want of memory than was known."""
-        memory: Memory = self._gauge.read()
-        if memory.kills <= self._kills:
-            return False
-        self._kills += 1
-        return True
+    def killed_by_kernel(self, slot: Slot, index: int, peak_bytes: int) -> Evicted | None:
+        """Return what is to be said of a call whose process got a SIGKILL that was not ours; None: it was not memory.
+
+        `peak_bytes`: the most that its process has had.
+        """
+        memory = self._gauge.read()
+        self._kills.look(memory.kills, time.monotonic())
+        if not self._kills.take():
+            return None
+        call = self._calls.get(slot)
+        if call is None or call.index != index:  # it grew so fast that it was not seen
+            call = RunningCall(slot.job, index, 0, 0, 0 if slot.fresh else peak_bytes, slot.limit_bytes)
+        call = replace(call, own_bytes=max(call.own_bytes, peak_bytes), limit_bytes=None)
+        return eviction(call, [call, *(one for other, one in self._calls.items() if other is not slot)], memory)
 
     def _measured(self, slot: Slot) -> RunningCall | None:
         current, child = slot.current, slot.child
-        if current is None or child is None or child.pid is None or slot.squeezed is not None:
+        if current is None or child is None or child.pid is None or slot.evicted is not None:
             return None
         index, started_ns = current
         own_bytes = tree_bytes(child.pid)
         slot.peak_bytes = max(slot.peak_bytes, own_bytes)
-        return RunningCall(slot.job, index, started_ns, own_bytes, slot.limit_bytes)
+        before = self._calls.get(slot)
+        if before is not None and (before.index, before.started_ns) == (index, started_ns):
+            left_bytes = before.left_bytes
+        else:
+            left_bytes = 0 if slot.fresh else own_bytes
+        return RunningCall(slot.job, index, started_ns, own_bytes, left_bytes, slot.limit_bytes)

@@ -4,7 +4,7 @@ It never runs the user's code, so it always answers: when its node goes, it ends
 ends what that child left behind (its process group, and the orphans it is the reaper of).
 
     node ──► fork: number, secret, 5 descriptors │ signal: number, signal
-    node ◄── started: number, pid │ ended: number, wait status
+    node ◄── started: number, pid │ ended: number, wait status, most memory that it had
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from burla.node import stdio
 
 SECRET_BYTES = 16
 REQUEST = struct.Struct(f"<cQq{SECRET_BYTES}s")  # b"F" or b"S", number, signal, secret
-REPLY = struct.Struct("<cQq")  # b"S" or b"E", number, pid or wait status
+REPLY = struct.Struct("<cQqQ")  # b"S" or b"E", number, pid or wait status, bytes
 FORK, SIGNAL, STARTED, ENDED = b"F", b"S", b"S", b"E"
 UNBORN_STATUS = 71 << 8  # as of a process that exits with 71, EX_OSERR
 CHILD_VARIABLE = "BURLA_CHILD"  # tells whose subprocess an orphan was
+MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -85,7 +86,7 @@ class Zygote:
         except OSError:  # no room for a process: this child ends unborn, the others go on
             for fd in fds:
                 os.close(fd)
-            self._node.sendall(REPLY.pack(ENDED, number, UNBORN_STATUS))
+            self._node.sendall(REPLY.pack(ENDED, number, UNBORN_STATUS, 0))
             return
         if pid == 0:
             try:
@@ -95,7 +96,7 @@ class Zygote:
         for fd in fds:
             os.close(fd)
         self._pids[number] = pid
-        self._node.sendall(REPLY.pack(STARTED, number, pid))
+        self._node.sendall(REPLY.pack(STARTED, number, pid, 0))
 
     def _become_child(self, number: int, secret: bytes, fds: list[int]) -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -126,12 +127,12 @@ class Zygote:
                 if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                     continue
                 _kill_group(pid, signal.SIGKILL)
-            ended, status = os.waitpid(pid, os.WNOHANG)
+            ended, status, usage = os.wait4(pid, os.WNOHANG)
             if ended:
                 if sys.platform != "linux":
                     _kill_group(pid, signal.SIGKILL)
                 del self._pids[number]
-                self._node.sendall(REPLY.pack(ENDED, number, status))
+                self._node.sendall(REPLY.pack(ENDED, number, status, usage.ru_maxrss * MAXRSS_BYTES))
         if sys.platform == "linux":
             self._end_orphans()
 

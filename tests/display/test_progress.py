@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from burla import serialize
@@ -40,6 +42,16 @@ def test_a_running_job_in_one_line():
     assert progress.line(104.0) == "crunch  1,240/5,000  2 running  310/s  eta 0:12"
     assert (progress.done, progress.running, progress.nodes, progress.total) == (1240, 2, 1, 5000)
     assert progress.fraction == pytest.approx(0.248)
+
+
+def test_a_job_that_is_short_of_memory_says_so_and_how_much_its_calls_have():
+    progress = running_job()
+    progress.apply(replace(snapshot(10), peak_bytes=310_000_000), 101.0)
+    assert progress.memory is None
+    progress.apply(replace(snapshot(10), peak_bytes=310_000_000, short_of_memory=True), 102.0)
+    assert "  2 running, short of memory (310 MB a call)  " in progress.line(102.0)
+    progress.apply(replace(snapshot(10), peak_bytes=2_340_000_000, short_of_memory=True), 103.0)
+    assert progress.memory == "short of memory (2.3 GB a call)"
 
 
 def test_the_count_keeps_its_width_so_that_nothing_moves():

@@ -74,7 +74,7 @@ def crashed(index: int, node: str = "n") -> CallCrashed:
 
 
 def evicted(index: int, beside: int = 1, hopeless: bool = False, need_bytes: int = 0, node: str = "n") -> CallEvicted:
-    return CallEvicted(node, Evicted(index, 1000, RAM, beside, False), hopeless, need_bytes)
+    return CallEvicted(node, Evicted(index, 1000, RAM, beside, 1000 * beside, 0, False), hopeless, need_bytes)
 
 
 # examples -------------------------------------------------------------------------------------------------------------

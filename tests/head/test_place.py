@@ -224,6 +224,15 @@ def test_where_ram_is_short_only_a_job_that_reserves_it_gives_way():
     assert place(jobs, [node("n", 8, ram=4 * GB)], held, {}) == {("plain", "n"): 4, ("old", "n"): 1}
 
 
+def test_beside_a_call_that_runs_alone_there_is_no_other_but_what_it_waits_for():
+    whole, plain = dataclasses.replace(job("whole", 0), alone=True), job("plain", 1)
+    assert place([whole, plain], [node("n", 8)], {("whole", "n"): 1}, {}) == {("whole", "n"): 1}
+    assert place([whole, plain], [node("n", 8)], {("plain", "n"): 1}, {})[("plain", "n")] == 0
+    nested = job("nested", 2, depth=1)
+    held = {("whole", "n"): 1}
+    assert place([whole, nested], [node("n", 8)], held, {"n": {0: 1}}) == {**held, ("nested", "n"): 8}
+
+
 def test_gpus_bound_the_slots_and_any_matches_every_kind():
     nodes = [node("n1", 8, gpus={"A100_40G": 2}), node("n2", 8, gpus={"H100_80G": 1}), node("n3", 8)]
     assert place([job("a", gpu="H100_80G")], nodes, NOTHING, {}) == {("a", "n2"): 1}

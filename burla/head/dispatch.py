@@ -171,6 +171,12 @@ class Dispatch:
         job.room.seen(one.peak_bytes, now)
         verdict = judge(one, job.core.evictions(one.index))
         if verdict is Verdict.AGAIN and not one.fixed:
+            if not job.room.ever_short:
+                name, had_mb = self.nodes[node].offer.name, one.peak_bytes / 1e6
+                text = (
+                    f"node {name} is short of memory: the call of input {one.index} ({had_mb:,.0f} MB) was ended and "
+                )
+                job.record(Notice(text + "begins again with more room; fewer calls run at once from now on"))
             job.room.short(ram_bytes, one.beside, now)
         need_bytes = ram_bytes + 1 if verdict is Verdict.LARGER else 0
         hopeless = verdict is Verdict.NEVER or not self._any_has(need_bytes, job)

@@ -47,6 +47,7 @@ class Room:
     def __init__(self, func_cpu: int) -> None:
         self.per_call_bytes: int | None = None
         self.peak_bytes = 0  # the largest call that was seen
+        self.ever_short = False
         self._func_cpu = func_cpu
         self._changed_s = 0.0
         self._late = (0, 0)  # the largest calls of the window before, and of this one
@@ -54,6 +55,7 @@ class Room:
 
     def short(self, node_bytes: int, beside: int, now_s: float) -> None:
         """A node with so much memory ran short with a call of the job and `beside` others."""
+        self.ever_short = True
         calls = max(1, (beside + 1) // 2)
         self.per_call_bytes = max(self.per_call_bytes or 0, node_bytes // calls)
         self._changed_s = now_s

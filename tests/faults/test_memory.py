@@ -71,7 +71,7 @@ class Peak:
 
 
 def test_calls_that_do_not_fit_beside_each_other_all_finish_and_harm_nothing_else(
-    group: Group, own_home: Home, ledger: Ledger
+    group: Group, own_home: Home, ledger: Ledger, capsys: pytest.CaptureFixture[str]
 ):
     """20 calls of 300 MB, on a node with 1 GB and 4 CPUs, beside a job of small calls that takes as long."""
     before = {kind: process.pid for kind, process in own_home.processes().items()}
@@ -82,6 +82,7 @@ def test_calls_that_do_not_fit_beside_each_other_all_finish_and_harm_nothing_els
     assert {kind: process.pid for kind, process in own_home.processes().items()} == before
     assert peak.used_bytes < LIMIT_BYTES
     assert len(ledger.entries()) > 20, "it was short of memory"
+    assert capsys.readouterr().err.count("is short of memory: the call of input ") == 1
 
 
 def outcomes(job: burla.Job, count: int) -> dict[int, BaseException | int]:

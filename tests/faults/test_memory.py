@@ -109,6 +109,29 @@ def test_a_call_that_no_node_has_memory_for_is_named_with_its_peak_and_the_limit
     assert ledger.entries().count("3") <= 3, "it is not tried for ever"
 
 
+def test_a_call_that_the_kernel_ends_for_want_of_memory_is_named_too(group: Group, ledger: Ledger):
+    """It grows so fast that the kernel is often first."""
+    write = ledger.writer()
+
+    def grab(index: int) -> int:
+        write(index)
+        return len(b"1" * (3_000_000_000 if index == 2 else 1000))
+
+    before = group.kills
+    for _ in range(12):
+        ledger.path.unlink(missing_ok=True)
+        job = burla.submit(grab, range(5), on_error="continue")
+        found = outcomes(job, 5)
+        error = found.pop(2)
+        assert found == dict.fromkeys((0, 1, 3, 4), 1000)
+        assert isinstance(error, OutOfMemory) and error.burla_input_index == 2
+        assert error.peak_bytes > LIMIT_BYTES // 2
+        assert ledger.entries().count("2") <= 3
+        if group.kills > before:
+            return
+    pytest.fail("the kernel was never first")
+
+
 @pytest.mark.parametrize("group", [3 * LIMIT_BYTES], indirect=True)
 def test_a_call_over_its_func_ram_ends_alone_and_is_not_tried_again(group: Group, ledger: Ledger):
     sizes = [1500 if index == 5 else 200 for index in range(12)]

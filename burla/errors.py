@@ -128,8 +128,11 @@ class OutOfMemory(BurlaError):
         """`others_bytes`: of calls beside it; `tried`: how often it was begun again."""
         had, limit = f"{peak_bytes / 1e9:.2f} GB", f"{limit_bytes / 1e9:.2f} GB"
         if fixed:
-            text = f"had {had} of memory, more than its func_ram of {limit}. Ask for more: func_ram="
-            text += f"{-(-peak_bytes * 3 // 2 // 1_000_000_000)}, or let it have less at once"
+            more = -(-peak_bytes * 3 // 2 // 1_000_000_000)
+            text = (
+                f"needs more memory than its func_ram of {limit}: it was ended when it had {had}. Ask for more, as "
+                f"func_ram={more}, or let it have less at once"
+            )
         else:
             beside = f"with {others_bytes / 1e9:.2f} GB in other calls" if others_bytes else "alone"
             again = f" It was tried {tried + 1} times." if tried else ""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from burla.node import shared, zygote
+from burla.node.cgroup import CallGroup, Cgroups
 from burla.node.output import OutputPipe
 from burla.protocol import STDERR, STDOUT, Output, Report
 
@@ -41,6 +42,7 @@ class Child:
         # its wait status; None: it was ended with the zygote, so by no call of its own
         self.ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self.peak_bytes = 0  # the most memory that it had, once it has ended
+        self.group: CallGroup | None = None  # where the kernel keeps it within its limit
         self._nursery = nursery
         self._control, self._control_theirs = _socket_pair()
         self.nested, self._nested_theirs = _socket_pair()
@@ -73,6 +75,24 @@ class Child:
         os.close(self._memory_fd)
         os.close(self._out_theirs)
         os.close(self._err_theirs)
+
+    def confine(self, cgroups: Cgroups, limit_bytes: int) -> None:
+        """Have the kernel keep it within a limit of memory."""
+        try:
+            self.group = cgroups.group(limit_bytes)
+        except OSError as error:
+            log.warning("child %d has no cgroup; its memory is watched: %s", self.number, error)
+        if self.pid is not None:
+            self.started(self.pid)
+
+    def started(self, pid: int) -> None:
+        """It has this pid now."""
+        self.pid = pid
+        if self.group is not None:
+            try:
+                self.group.enclose(pid)
+            except OSError as error:  # it may have ended
+                log.warning("child %d is not in its cgroup; its memory is watched: %s", self.number, error)
 
     async def open(self) -> None:
         """Make the control socket and the output usable from the event loop."""
@@ -139,6 +159,8 @@ class Child:
             self._control.close()
         with contextlib.suppress(OSError):
             self.nested.close()
+        if self.group is not None:
+            self.group.close()
         for pipe in self.pipes:
             pipe.close()
         self.pipes = ()  # they know this object: without the cycle, the shared memory is freed now
@@ -212,7 +234,7 @@ class Nursery:
         if child is None:
             return
         if kind == zygote.STARTED:
-            child.pid = value
+            child.started(value)
             return
         del self._children[number]
         if child in self._ready:  # killed by somebody before it had a job

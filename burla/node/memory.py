@@ -67,7 +67,7 @@ def find_gauge(root: Path = Path("/sys/fs/cgroup"), cgroups: Path = Path("/proc/
     """
     limited = [
         (limit, gauge)
-        for gauge in _around(root, cgroups)
+        for gauge in surrounding_gauges(root, cgroups)
         if (limit := _limit(gauge.folder, gauge.version)) < psutil.virtual_memory().total
     ]
     return min(limited, key=lambda pair: pair[0])[1] if limited else MachineGauge()
@@ -83,7 +83,7 @@ def tree_bytes(pid: int) -> int:
     return total
 
 
-def _around(root: Path, cgroups: Path) -> Iterator[CgroupGauge]:
+def surrounding_gauges(root: Path, cgroups: Path) -> Iterator[CgroupGauge]:
     """Yield the memory cgroups that this process is in, from its own one up."""
     try:
         lines = cgroups.read_text().splitlines()

@@ -7,6 +7,7 @@ this node's; what was on its way is sent again.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import os
@@ -17,6 +18,7 @@ from typing import Any
 from burla import blobs, config
 from burla.channel import Channel, ChannelClosed, Transport
 from burla.errors import BurlaError, StoreFull
+from burla.node.cgroup import Cgroups
 from burla.node.children import Nursery
 from burla.node.lease import Lease
 from burla.node.memory import Gauge
@@ -72,16 +74,18 @@ class Node:
         """The slots of all leases."""
         return [slot for lease in self._leases.values() for slot in lease.slots]
 
-    @property
-    def running(self) -> int:
-        """How many calls run here."""
-        return sum(slot.busy for slot in self.slots)
+    @functools.cached_property
+    def cgroups(self) -> Cgroups | None:
+        """What keeps calls within their `func_ram`; None: watching alone does."""
+        return Cgroups.find()
 
     def close(self) -> None:
         """End all children."""
         if self._giving_up is not None:
             self._giving_up.cancel()
         self.nursery.close()
+        if "cgroups" in vars(self) and self.cgroups is not None:
+            self.cgroups.close()
 
     async def serve(self, transport: Transport, address: str) -> None:
         """Join the head at the other end, and serve it until the connection ends; calls go on meanwhile."""

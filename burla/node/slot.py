@@ -80,6 +80,8 @@ class Slot:
         child = self.child = await self._node.nursery.clean_child()
         child.on_output = self._on_output
         self._runs = 0
+        if self.limit_bytes is not None and self._node.cgroups is not None:
+            child.confine(self._node.cgroups, self.limit_bytes)
         environ: dict[str, str] = dict.fromkeys(THREAD_COUNTS, str(self._spec.func_cpu))
         environ[CHILD_VARIABLE] = str(child.number)
         child.send(Prepare(self._spec.id, self._spec.depth, self._spec.context, environ, self._cpus, function))
@@ -164,6 +166,11 @@ class Slot:
         if self.child is None or not self.busy or self.child.memory[shared.INDEX] < 0:
             return None
         return self.child.memory[shared.INDEX], self.child.memory[shared.STARTED_NS]
+
+    def over_limit(self, peak_bytes: int) -> bool:
+        """Whether the kernel has ended its call for its own limit, not the node's."""
+        group = self.child.group if self.child is not None else None
+        return group is not None and group.kills > 0 and peak_bytes > (self.limit_bytes or 0) // 2
 
     @property
     def fresh(self) -> bool:

@@ -59,12 +59,16 @@ class MemoryWatch:
         """
         memory = self._gauge.read()
         self._kills.look(memory.kills, time.monotonic())
-        if not self._kills.take():
-            return None
         call = self._calls.get(slot)
         if call is None or call.index != index:  # it grew so fast that it was not seen
             call = RunningCall(slot.job, index, 0, 0, 0 if slot.fresh else peak_bytes, slot.limit_bytes)
-        call = replace(call, own_bytes=max(call.own_bytes, peak_bytes), limit_bytes=None)
+        call = replace(call, own_bytes=max(call.own_bytes, peak_bytes))
+        if slot.over_limit(call.own_bytes):
+            call = replace(call, own_bytes=max(call.own_bytes, slot.limit_bytes or 0))
+            return eviction(call, [call], memory)
+        if not self._kills.take():
+            return None
+        call = replace(call, limit_bytes=None)
         return eviction(call, [call, *(one for other, one in self._calls.items() if other is not slot)], memory)
 
     def _measured(self, slot: Slot) -> RunningCall | None:

@@ -11,7 +11,7 @@ import pytest
 
 import burla
 from burla import OutOfMemory, remote_parallel_map
-from tests.conftest import Home, Ledger, end_cluster
+from tests.conftest import Home, Ledger, end_cluster, wait_until
 from tests.faults import memory_runs
 from tests.faults.memory_limit import Group, NoCgroup, limited, start_cluster
 
@@ -132,6 +132,25 @@ def test_a_call_that_the_kernel_ends_for_want_of_memory_is_named_too(group: Grou
     pytest.fail("the kernel was never first")
 
 
+@pytest.mark.parametrize("group", [5 * LIMIT_BYTES], indirect=True)
+def test_the_kernel_keeps_a_call_within_its_func_ram_however_fast_it_grows(group: Group):
+    """Where cgroups can be made below the node's; no call ever has more, and nothing of them is left."""
+
+    def grab(index: int) -> int:
+        return len(b"1" * (4_000_000_000 if index == 2 else 100_000_000))
+
+    with Peak(group) as peak:
+        job = burla.submit(grab, range(5), func_ram=1, max_parallelism=1, on_error="continue")
+        found = outcomes(job, 5)
+    error = found.pop(2)
+    assert found == dict.fromkeys((0, 1, 3, 4), 100_000_000)
+    assert isinstance(error, OutOfMemory) and error.limit_bytes == 1_000_000_000
+    assert peak.used_bytes < 1_000_000_000 + 300_000_000, "with head and node"
+    made = [folder for folder in group.folder.iterdir() if folder.is_dir()]
+    assert len(made) == 1, "that of the node"
+    wait_until(lambda: not any(one.is_dir() for one in made[0].iterdir()), 10, "the end of the groups of calls")
+
+
 @pytest.mark.parametrize("group", [3 * LIMIT_BYTES], indirect=True)
 def test_a_call_over_its_func_ram_ends_alone_and_is_not_tried_again(group: Group, ledger: Ledger):
     sizes = [1500 if index == 5 else 200 for index in range(12)]
@@ -140,8 +159,8 @@ def test_a_call_over_its_func_ram_ends_alone_and_is_not_tried_again(group: Group
     error = found.pop(5)
     assert found == {index: index for index in range(12) if index != 5}
     assert isinstance(error, OutOfMemory) and error.burla_input_index == 5
-    assert error.limit_bytes == 1_000_000_000 < error.peak_bytes
-    assert "func_ram" in str(error)
+    assert error.limit_bytes == 1_000_000_000 <= error.peak_bytes
+    assert "func_ram of 1.00 GB" in str(error) and "func_ram=2" in str(error)
     assert sorted(map(int, ledger.entries())) == list(range(12)), "each ran once"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,35 @@ def test_what_is_left_of_a_view_is_good_to_look_at_in_a_notebook_that_is_not_tru
         fold.click()
     notebook.shot("not-trusted")
     assert complaints(summary) == []
+
+
+PICTURE = Path(__file__).parents[2] / "notebooks" / "live_view.png"
+SAMPLE = """%%burla -o estimates for seed in range(48)
+rng = random.Random(seed)
+points = 4_000_000 if seed % 16 == 15 else 400_000
+inside = sum(rng.random() ** 2 + rng.random() ** 2 < 1 for _ in range(points))
+print(f"{points:,} points: pi is about {4 * inside / points:.4f}")
+4 * inside / points"""
+
+
+def test_the_picture_of_the_readme_shows_a_real_run(open_notebook: OpenNotebook):
+    """With BURLA_SAVE_NOTEBOOKS set, it is saved anew."""
+    notebook = open_notebook("import random\n%load_ext burla_jupyter", SAMPLE, width=1000, height=1000)
+    notebook.run(0)
+    notebook.start(1)
+    panel = Panel(notebook, 1).wait()
+    panel.fold("Slowest calls")
+    panel.fold("Log")
+    notebook.until(lambda: panel.root.locator(".burla-slowest td").count(), 30, "slow calls")
+    notebook.until(lambda: len(panel.rows()) > 8, 30, "lines")
+    path = notebook.shot("picture")
+    box, cell = panel.root.bounding_box(), notebook.cell(1).bounding_box()
+    assert complaints(panel.root) == []
+    assert box is not None and cell is not None
+    left, top = cell["x"], cell["y"]
+    size = {"x": left, "y": top, "width": cell["width"], "height": box["y"] + box["height"] + 8 - top}
+    notebook.page.screenshot(path=PICTURE if os.environ.get("BURLA_SAVE_NOTEBOOKS") else path, clip=size)
+    notebook.wait(1)
 
 
 # where the parts of the view are in every frame that shows it; as one text for each arrangement that was seen

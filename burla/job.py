@@ -139,6 +139,7 @@ class Job:
 
         Raises its failure, IndexError, StoreDamaged, and NoResult if the job ended before the call did.
         """
+        __tracebackhide__ = True
         number = operator.index(index)
         start, values = self._near
         if not start <= number < start + len(values):

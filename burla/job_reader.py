@@ -70,6 +70,7 @@ class JobReader:
 
         Raises the failure of the call, or NoResult.
         """
+        __tracebackhide__ = True
         outcome = Outcome(self.id)
         for events in self.batches(Kind.RESULTS | Kind.FAILURE, index):
             for event in events:

@@ -16,13 +16,12 @@ from typing import Any
 from burla_jupyter import escapes
 from burla_jupyter.errors import Refused
 from burla_jupyter.names import in_scope, names_of
-from burla_jupyter.outcome import VALUE
+from burla_jupyter.outcome import CODE, VALUE
 
 MAGIC = "%%burla "
 FUTURES = {name: getattr(__future__, name).compiler_flag for name in __future__.all_feature_names}
 WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|{[^{}]*}|[^\s"'])+|["']""")
 OF_MODULES = {"__builtins__", "__builtin__", "__loader__", "__spec__"}  # each process has its own
-CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
 
 
 @dataclass(frozen=True)
@@ -160,6 +159,11 @@ def _bound_anywhere(tree: ast.Module) -> set[str]:
 
 def _refuse_misplaced(tree: ast.Module, header: Header | None) -> None:
     for node in in_scope(tree.body):
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*" and header is not None:
+            raise Refused(
+                f"line {node.lineno}: the body of a loop is a function, which cannot import *: "
+                "import the names, or put this line into a cell before."
+            )
         if isinstance(node, (ast.Yield, ast.YieldFrom)):
             raise Refused(f"line {node.lineno}: a cell cannot `yield`: collect the values in a list, and end with it.")
         if isinstance(node, ast.Return) and header is None:

@@ -40,6 +40,8 @@ def debug(shell: InteractiveShell, last: Failed | None) -> None:
 
 def _cell(last: Failed) -> Callable[[], Any]:
     cell = last.plan.cell
+    if last.index is None and not last.plan.options.local:
+        raise UsageError(f"%burla debug: no call of {cell.name} has failed")
     if not isinstance(cell, MapCell):
         return functools.partial(local.run, last.plan)
     if last.values is None:

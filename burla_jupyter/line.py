@@ -39,14 +39,23 @@ class _HelpShown(Exception):
 
 
 def run(shell: InteractiveShell, line: str, last: Failed | None) -> Any:
-    """Carry out a line; return what the cell shows. `last`: what `debug` is about. Raises UsageError."""
+    """Carry out a line; return what the cell shows. `last`: what `debug` is about.
+
+    Raises UsageError for whatever is wrong, except the failure of a call.
+    """
+    __tracebackhide__ = True
     try:
         chosen = _parser().parse_args(shlex.split(line))
     except ValueError as error:  # an open quote
         raise UsageError(f"%burla: {error}") from None
     except _HelpShown:
         return None
-    return chosen.run(shell, chosen) if chosen.run is not None else debug.debug(shell, last)
+    try:
+        return chosen.run(shell, chosen) if chosen.run is not None else debug.debug(shell, last)
+    except (burla.BurlaError, OSError) as error:
+        if hasattr(error, "burla_input_index"):
+            raise
+        raise UsageError(f"%burla: {error}") from None
 
 
 def _parser() -> _Parser:
@@ -126,6 +135,7 @@ def _cancel(shell: InteractiveShell, chosen: argparse.Namespace) -> Any:
 
 
 def _results(shell: InteractiveShell, chosen: argparse.Namespace) -> Any:
+    __tracebackhide__ = True
     job = burla.attach(chosen.id)
     once = job.result(0) if job.progress.total == 1 else None
     if isinstance(once, Outcome):  # of a cell without a loop: what it assigned comes back only now

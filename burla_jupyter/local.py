@@ -40,7 +40,7 @@ def _call_first(plan: Plan, cell: MapCell, names: dict[str, Any]) -> Any:
 
 def call(cell: MapCell, values: tuple[Any, ...], names: dict[str, Any]) -> Any:
     """Return the result of one call of a map, made here; `names`, the notebook's, stay as they are."""
-    before = {name: names[name] for name in cell.own_copy}
+    before = cell.own()
     try:
         cell.restore()
         result = cell.function()(*values)

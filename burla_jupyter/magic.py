@@ -51,6 +51,7 @@ class BurlaMagics(Magics):
     @line_magic("burla")
     def burla_line(self, line: str) -> Any:
         """Jobs and clusters: `%burla --help` lists the commands."""
+        __tracebackhide__ = True
         assert self.shell is not None
         return burla_line.run(self.shell, line, last)
 
@@ -87,6 +88,11 @@ def _point_out(plan: Plan) -> None:
         _say(f"changes to {changed} stay on the node: classes and functions do not come back changed")
     elif changed:
         _say(f"each call has its own copy of {changed}: what it changes there stays in the call. Return what is needed")
+    if plan.header is not None and plan.shared:
+        what = ", ".join(f"{name} (in {function})" for name, function in sorted(plan.shared.items()))
+        _say(
+            f"calls change {what}: later calls in the same process see it, the notebook does not. Return what is needed"
+        )
     if plan.body.gives_none:
         _say("every call gives None: end the cell with a value, or `return` one")
     sizes = plan.sizes()

@@ -49,6 +49,7 @@ class _Flow(ast.NodeVisitor):
         self.names = Names()
         self._sure: set[str] | None = sure  # None: this point is never reached
         self._around = around  # in a class: what its methods see, which is not what the class assigns
+        self._means: dict[str, str] = {}  # names assigned here that mean what another does, or something in it
 
     def block(self, statements: Iterable[ast.stmt]) -> None:
         for statement in statements:
@@ -63,13 +64,26 @@ class _Flow(ast.NodeVisitor):
 
     def _assign(self, name: str, line: int) -> None:
         self.names.assigned.setdefault(name, line)
+        self._means.pop(name, None)
         if self._sure is not None:
             self._sure.add(name)
 
     def _change(self, target: ast.expr) -> None:
         root = root_name(target)
-        if root is not None and self._sure is not None and root.id not in self._sure:
-            self.names.changed.setdefault(root.id, root.lineno)
+        if root is None or self._sure is None:
+            return
+        name = root.id if root is target else self._means.get(root.id, root.id)
+        if name not in self._sure:
+            self.names.changed.setdefault(name, root.lineno)
+
+    def _mean(self, targets: Iterable[ast.expr], value: ast.expr) -> None:
+        """Note that targets mean what a name means, or something in it: to change them is to change that."""
+        if not isinstance(value, ast.Name):
+            return
+        meant = self._means.get(value.id, value.id)
+        for one in (inner for target in targets for inner in ast.walk(target)):
+            if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store):
+                self._means[one.id] = meant
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Store):
@@ -107,6 +121,7 @@ class _Flow(ast.NodeVisitor):
         self.visit(node.value)
         for target in node.targets:
             self.visit(target)
+        self._mean(node.targets, node.value)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         self.visit(node.annotation)
@@ -175,6 +190,7 @@ class _Flow(ast.NodeVisitor):
             if number:
                 inner.visit(generator.iter)
             inner.visit(generator.target)
+            inner._mean([generator.target], generator.iter)
             for condition in generator.ifs:
                 inner.visit(condition)
         for part in [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]:
@@ -247,6 +263,7 @@ class _Flow(ast.NodeVisitor):
         def body() -> None:
             self._forget(_deleted(node.body))  # the time before
             self.visit(node.target)
+            self._mean([node.target], node.iter)
             self.block(node.body)
 
         self._maybe(body, lambda: self.block(node.orelse))

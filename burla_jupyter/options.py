@@ -124,6 +124,8 @@ def _unquoted(word: str) -> str:
 def _unknown(word: str) -> str:
     if not word.startswith("-"):
         return f"{word!r} is no option. To run the cell for every element: %%burla for x in xs"
+    if word in ("-h", "--help"):
+        return "%%burla? shows what there is."
     near = difflib.get_close_matches(word.partition("=")[0].replace("_", "-"), [*FLAGS, *VALUES], 1, 0.5)
     there = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(['-o', *FLAGS, *VALUES])}."
     return f"there is no option {word}. {there}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from burla_jupyter import node
+from burla_jupyter.contents import Contents
 
 VALUE = "__burla_value__"  # of the last expression
 COMPARED_BYTES = 100_000_000  # what pickles to more is not compared with what it was
@@ -32,14 +33,13 @@ class Before:
 class Outcome:
     """What came of a cell. `names`: pickles of what was assigned or changed by name, and of the last value.
 
-    `in_place`: names that still mean the object that was sent, changed. `lost`: names that cannot come back, and why;
+    Names that still mean the object that was sent come back as its Contents. `lost`: names that cannot, and why;
     `large`: those that were too large to be compared with what they were before; `shown`: the last value as a MIME
     bundle, if it cannot come back itself.
     """
 
     names: tuple[str, ...]
     data: bytes
-    in_place: tuple[str, ...]
     deleted: tuple[str, ...]
     lost: dict[str, str]
     large: tuple[str, ...]
@@ -65,13 +65,16 @@ class Outcome:
         if value is not None:
             back[VALUE] = value
         kept = same - changed - {*large} if by_name and wanted is None else set()
+        if by_name:
+            for name in back.keys() & same:
+                back[name] = Contents.of(back[name]) or back[name]
+            kept |= {name for name, one in back.items() if isinstance(one, Contents)}
         data, unpicklable = _pack(back, {id(now[name]): name for name in kept if not isinstance(now[name], ATOMIC)})
         lost |= {name: why for name, why in unpicklable.items() if name != VALUE}
         deleted = [name for name in before.values.keys() - now.keys() if not name.startswith("__")]
         return cls(
             tuple(name for name in back if name not in unpicklable),
             data,
-            tuple(name for name in back if name in same),
             tuple(deleted) if wanted is None else (),
             lost,
             tuple(large),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import operator
+import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from IPython.display import display
 import burla
 from burla_jupyter import options as _options
 from burla_jupyter.cell import FUTURES, MAGIC, Body, Header, parse_body, parse_header, split
+from burla_jupyter.names import names_of
 from burla_jupyter.options import Options
 from burla_jupyter.remote import MapCell, RunCell, show_lines
 from burla_jupyter.results import described
@@ -26,7 +29,10 @@ PROVIDED = ("get_ipython", "exit", "quit", "open")  # IPython's own, of which a 
 
 @dataclass(frozen=True)
 class Plan:
-    """A cell, before anything runs. `sent`: names that travel with it."""
+    """A cell, before anything runs.
+
+    `sent`: names that travel with it; `shared`: those that a function of the notebook changes, and its name.
+    """
 
     shell: InteractiveShell
     options: Options
@@ -34,6 +40,7 @@ class Plan:
     body: Body
     filename: str
     sent: tuple[str, ...]
+    shared: dict[str, str]
     cell: MapCell | RunCell
 
     def inputs(self) -> Iterator[tuple[Any, ...]]:
@@ -79,7 +86,8 @@ def make_plan(shell: InteractiveShell, parser: Any, line: str, cell: str) -> Pla
         made = RunCell(**common, wanted=None if options.detach else options.out, by_name=not options.detach)
     else:
         made = MapCell(**common, targets=header.targets, own_copy=body.changed)
-    return Plan(shell, options, header, body, filename, sent, made)
+    shared = {name: function for name, function in _changed_by(sent, names).items() if name not in body.changed}
+    return Plan(shell, options, header, body, filename, sent, shared, made)
 
 
 def _visible(shell: InteractiveShell) -> dict[str, Any]:
@@ -90,6 +98,27 @@ def _visible(shell: InteractiveShell) -> dict[str, Any]:
         for name, value in shell.user_ns.items()
         if not (name in PROVIDED and hidden.get(name) is value) and value is not display
     }
+
+
+def _changed_by(used: Iterable[str], notebook: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names of the notebook that its functions change, those in `used` and what they use, and by which."""
+    found: dict[str, str] = {}
+    waiting, seen = list(used), set[str]()
+    while waiting:
+        name = waiting.pop()
+        function = notebook.get(name)
+        if name in seen or not isinstance(function, types.FunctionType) or function.__module__ != "__main__":
+            continue
+        seen.add(name)
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        except (OSError, TypeError, SyntaxError):  # its lines are not known, or a lambda stands in the middle of one
+            continue
+        names = names_of(tree.body)
+        waiting += names.read
+        changed = (one for one in names.changed if one in notebook and not isinstance(notebook[one], types.ModuleType))
+        found |= {one: name for one in changed if one not in found}
+    return found
 
 
 def _holder(names: tuple[str, ...], notebook: dict[str, Any]) -> types.FunctionType:

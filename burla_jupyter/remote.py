@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from burla_jupyter import node
-from burla_jupyter.outcome import Before, Outcome
-
-CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
+from burla_jupyter.outcome import CODE, Before, Outcome
 
 
 def show_lines(filename: str, text: str) -> None:
@@ -78,12 +76,17 @@ class MapCell(Cell):
         """Return the body as a function of the targets."""
         return types.FunctionType(self.code, self.globals)
 
+    def own(self) -> dict[str, Any]:
+        """Return the values of the names in `own_copy`, and of others that mean the same objects."""
+        meant = {id(self.globals[name]) for name in self.own_copy}
+        return {name: value for name, value in self.globals.items() if id(value) in meant}
+
     def restore(self) -> None:
         """Give the names in `own_copy` the values that they came with."""
         if not self._copied:
             import cloudpickle
 
-            values = {name: self.globals[name] for name in self.own_copy}
+            values = self.own()
             self._unchanged = {name: value for name, value in values.items() if isinstance(value, CODE)}
             self._copied = cloudpickle.dumps({name: values[name] for name in values.keys() - self._unchanged.keys()})
         self.globals.update(self._unchanged)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
+from burla_jupyter.contents import Contents
 from burla_jupyter.outcome import COMPARED_BYTES, VALUE, Outcome
-
-HEAP_TYPE = 1 << 9  # of type.__flags__: made by a class statement
 
 
 def bring(shell: InteractiveShell, outcome: Outcome) -> Any:
     """Assign here what a cell assigned on its node, say what is missing, and return its value."""
-    values = outcome.load(shell.user_ns)
+    try:
+        values = outcome.load(shell.user_ns)
+    except Exception as error:
+        names = ", ".join(name for name in outcome.names if name != VALUE) or "its last value"
+        note = (
+            f"burla: the cell ran, but what it left cannot be loaded here: {names}. To leave some out: %%burla -o a,b"
+        )
+        vars(error)["__notes__"] = [*vars(error).get("__notes__", ()), note]
+        raise
     value = values.pop(VALUE, None)
     for name, new in values.items():
-        if name in outcome.in_place and _update(shell.user_ns.get(name), new):
-            continue
-        shell.push({name: new})
+        try:
+            shell.push({name: new.put_into(shell.user_ns.get(name)) if isinstance(new, Contents) else new})
+        except Exception as error:  # noqa: BLE001 - a user's class may raise anything
+            outcome.lost[name] = f"{type(error).__name__}: {error}"
     for name in outcome.deleted:
         shell.user_ns.pop(name, None)
     for name, why in outcome.lost.items():
@@ -36,32 +43,3 @@ def bring(shell: InteractiveShell, outcome: Outcome) -> Any:
         print("burla: the last value cannot come here; this is how it shows on its node", file=sys.stderr)
         display(outcome.shown, raw=True)
     return value
-
-
-def _update(old: Any, new: Any) -> bool:
-    """Make an object what its changed copy is, for all that refers to it; return whether that is possible."""
-    kind = type(new)
-    if type(old) is not kind:
-        return False
-    if kind in (list, bytearray):
-        old[:] = new
-    elif kind is deque:
-        old.clear()
-        old.extend(new)
-    elif kind in (dict, set):
-        old.clear()
-        old.update(new)
-    elif _is_plain(kind):
-        vars(old).clear()
-        vars(old).update(vars(new))
-    else:
-        return False
-    return True
-
-
-def _is_plain(kind: type) -> bool:
-    """Whether all that instances hold is in their `__dict__`."""
-    bases = kind.__mro__[:-1]
-    return all(base.__flags__ & HEAP_TYPE and "__slots__" not in vars(base) for base in bases) and (
-        kind.__reduce_ex__ is object.__reduce_ex__ and not hasattr(kind, "__setstate__")
-    )

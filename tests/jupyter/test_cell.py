@@ -358,6 +358,7 @@ def test_a_syntax_error_has_its_line_in_the_cell(line: str | None):
     ("cell", "line", "says"),
     [
         ("yield x", "for x in xs", "line 2: a cell cannot `yield`"),
+        ("y = 1\nfrom math import *", "for x in xs", r"line 3: .* cannot import \*"),
         ("y = 1\nyield from y", None, "line 3: a cell cannot `yield`"),
         ("y = 1\nreturn y", None, "line 3: without a `for`.*%%burla for x in xs"),
         ("if y:\n    return", None, "line 3"),

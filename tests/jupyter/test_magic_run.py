@@ -62,6 +62,60 @@ def test_objects_that_it_uses_and_changes_come_back_changed(kernel: Kernel):
     assert kernel.run("same is unchanged, id(unchanged) == identity").text == "(True, True)"
 
 
+def test_whatever_refers_to_a_changed_object_sees_the_change(kernel: Kernel):
+    pytest.importorskip("sklearn")
+    kernel.run(
+        "import abc, collections\nimport numpy as np\nimport pandas as pd\n"
+        "from sklearn.linear_model import LinearRegression\n"
+        "class Job(abc.ABC):\n    def go(self): self.done = True\n"
+        "class Fussy:\n    def __getstate__(self): return dict(vars(self))\n"
+        "    def __setstate__(self, state):\n        if os.getpid() == here: raise ValueError('not here')\n"
+        "        vars(self).update(state)\n"
+        "model, X, df, job = LinearRegression(), np.arange(4.0).reshape(-1, 1), pd.DataFrame({'a': [1]}), Job()\n"
+        "turned, counts, fussy = np.zeros(2), collections.Counter(), Fussy()\n"
+        "fussy.state = 1\nothers = [model, X, df, job, turned, counts, fussy]"
+    )
+    output = kernel.run(
+        "%%burla\nmodel.fit(X, [0, 2, 4, 6])\nX[0] = 9\ndf['b'] = 2\njob.go()\ncounts['x'] += 1\nfussy.state = 2\n"
+        "turned.shape = 2, 1"
+    )
+    assert output.error == "" and output.stderr == "burla: fussy did not come back. ValueError: not here\n"
+    seen = "model.coef_.round(), X[0], dict(df.loc[0]), df.flags.allows_duplicate_labels, job.done, counts"
+    seen = kernel.run(f"[model, X, df, job, _array, counts, _fussy] = others\n{seen}").text
+    assert seen.replace("np.int64", "").replace("\n", "") == (
+        "(array([2.]), array([9.]), {'a': (1), 'b': (2)}, True, True, Counter({'x': 1}))"
+    )
+    assert kernel.run("turned.shape, others[4].shape, fussy.state, others[6].state").text == "((2, 1), (2,), 1, 1)"
+
+
+def test_what_refers_to_itself_and_to_others_does_so_here(kernel: Kernel):
+    kernel.run(
+        "class Tree:\n    parent = None\n    def __init__(self): self.children = []\n"
+        "    def add(self):\n        child = Tree()\n        child.parent = self\n        self.children.append(child)\n"
+        "tree, loop, owners = Tree(), [], {}\nall_trees = [tree]"
+    )
+    output = kernel.run(
+        "%%burla\ntree.add()\nchild = tree.children[0]\n"
+        "loop.append(loop)\nowners['tree'] = tree\nround = {0: loop}\ntree"
+    )
+    assert output.error == "" and output.stderr == ""
+    assert kernel.run(
+        "all_trees[0] is tree is _, child is tree.children[0], child.parent is tree, loop[0] is loop, "
+        "owners['tree'] is tree, round[0] is loop"
+    ).text == repr((True,) * 6)
+    kernel.run("%%burla -o tree\ntree.add()")
+    assert (
+        kernel.run("all_trees[0] is tree, [one.parent is tree for one in tree.children]").text == "(True, [True, True])"
+    )
+
+
+def test_what_cannot_be_loaded_here_is_named(kernel: Kernel):
+    kernel.run("class Picky:\n    def __setstate__(self, state): os.kill(here, 0) if os.getpid() != here else 1 / 0")
+    output = kernel.run("%%burla\npicky = Picky()\npicky.a = other = 1")
+    assert output.error == "ZeroDivisionError"
+    assert "the cell ran, but what it left cannot be loaded here: picky, other. " in output.traceback
+
+
 def test_names_that_it_deletes_are_deleted_here(kernel: Kernel):
     kernel.run("gone = 1\nstays = 2")
     kernel.run("%%burla\ndel gone\nstays")

@@ -130,7 +130,15 @@ def test_a_name_that_only_a_nested_function_reads_is_not_read_at_once():
         ("f(a).append(1)", ""),
         ("def f(a): a.add(1)", ""),
         ("def f():\n  a = []\n  a.append(1)", ""),
-        ("[a.add(1) for a in b]", ""),
+        ("[a.add(1) for a in b]", "b"),
+        ("b = a\nb.append(1)", "a"),
+        ("b = a\nb[0] = 1\nc = b\nb = []\nc.x = b.x = 1", "a"),
+        ("b = a\nb = []\nb.append(1)", ""),
+        ("b = a\nb += 1", ""),
+        ("b = a[0]\nb.add(1)", ""),
+        ("for b, (c, *_) in a: c.d.add(1)", "a"),
+        ("for b[c] in a: c.add(1)", "b c"),
+        ("a = []\nfor b in a: b.add(1)", ""),
         ("def f():\n  a = 1\n  def g():\n    nonlocal a\n    a = 2", ""),
         ("[].append(1)", ""),
     ],
@@ -141,7 +149,7 @@ def test_names_whose_old_value_may_be_changed(source: str, changed: str):
 
 def test_a_name_stands_with_the_line_of_its_first_use():
     names = names_of(ast.parse("\na\nb = a\nb.append(c)\nc.append(b)").body)
-    assert names.read == {"a": 2, "c": 4} and names.changed == {"c": 5} and names.assigned == {"b": 3}
+    assert names.read == {"a": 2, "c": 4} and names.changed == {"a": 4, "c": 5} and names.assigned == {"b": 3}
 
 
 # Whatever code does, a name that it reads from the notebook is among those that were found.

@@ -73,6 +73,7 @@ def test_a_cell_that_runs_once_can_bring_back_several_names():
         ("--spinner", True, "Did you mean --no-spinner?"),
         ("--xyz", True, "There are: -o, --grow"),
         ("-x", True, "no option -x"),
+        ("--help", True, "%%burla? shows"),
         ("xs", True, "'xs' is no option. To run the cell for every element: %%burla for x in xs"),
         ("--func-cpu", True, "--func-cpu N: the value is missing"),
         ("--func-cpu --grow", True, "--func-cpu N: the value is missing"),

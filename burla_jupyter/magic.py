@@ -77,6 +77,7 @@ def _carry_out(plan: Plan) -> Any:
         plan.shell.push({plan.options.out[0]: job.results()})
         return None
     except BaseException as error:
+        running.bring_left(plan.shell, error)
         last = explain(plan, error, job)
         raise
 

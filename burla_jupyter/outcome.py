@@ -15,6 +15,7 @@ from burla_jupyter import node
 from burla_jupyter.contents import Contents
 
 VALUE = "__burla_value__"  # of the last expression
+LEFT = "__burla_left__"  # of an error: the Outcome of the cell that failed with it
 COMPARED_BYTES = 100_000_000  # what pickles to more is not compared with what it was
 ATOMIC = (int, float, complex, str, bytes, bool, type(None))
 CODE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)

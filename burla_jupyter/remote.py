@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from burla_jupyter import node
-from burla_jupyter.outcome import CODE, Before, Outcome
+from burla_jupyter.outcome import CODE, LEFT, Before, Outcome
+
+LEFT_BYTES = 10_000_000  # an error is no way for more
 
 
 def show_lines(filename: str, text: str) -> None:
@@ -113,12 +115,28 @@ class RunCell(Cell):
         return node.run(self._run, before)
 
     def _run(self, before: Before) -> Outcome:
-        exec(self.code, self.globals)
+        try:
+            exec(self.code, self.globals)
+        except Exception as error:
+            self._leave(error, before)
+            raise
         return self._outcome(before)
 
     async def _run_async(self, before: Before) -> Outcome:
-        await eval(self.code, self.globals)
+        try:
+            await eval(self.code, self.globals)
+        except Exception as error:
+            self._leave(error, before)
+            raise
         return self._outcome(before)
+
+    def _leave(self, error: Exception, before: Before) -> None:
+        """What the cell did to names before it failed travels with its error, as far as an error can carry it."""
+        left = self._outcome(before)
+        if len(left.data) <= LEFT_BYTES:
+            vars(error)[LEFT] = left
+        elif left.names:
+            error.add_note(f"burla: too large to come back from a cell that failed: {', '.join(left.names)}")
 
     def _outcome(self, before: Before) -> Outcome:
         node.show_figures()  # while they are open: a figure that comes back is closed

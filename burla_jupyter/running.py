@@ -9,7 +9,18 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
 from burla_jupyter.contents import Contents
-from burla_jupyter.outcome import COMPARED_BYTES, VALUE, Outcome
+from burla_jupyter.outcome import COMPARED_BYTES, LEFT, VALUE, Outcome
+
+
+def bring_left(shell: InteractiveShell, error: BaseException) -> None:
+    """Assign here what a cell had assigned when it failed."""
+    left = vars(error).pop(LEFT, None)
+    if isinstance(left, Outcome):
+        try:
+            bring(shell, left)
+        except Exception as another:  # noqa: BLE001 - a user's class may raise anything, and why the cell failed matters more
+            names = ", ".join(left.names)
+            print(f"burla: {names} did not come back. {type(another).__name__}: {another}", file=sys.stderr)
 
 
 def bring(shell: InteractiveShell, outcome: Outcome) -> Any:

@@ -116,6 +116,25 @@ def test_what_cannot_be_loaded_here_is_named(kernel: Kernel):
     assert "the cell ran, but what it left cannot be loaded here: picky, other. " in output.traceback
 
 
+@pytest.mark.parametrize("last", ["1 / 0", "await asyncio.sleep(0)\n1 / 0"])
+def test_a_cell_that_fails_leaves_what_it_did_before(kernel: Kernel, last: str):
+    kernel.run("import asyncio\nseen, keeps = [1], 1\nclass Fussy:\n    pass")
+    output = kernel.run(
+        f"%%burla\nreached = 5\nseen.append(2)\ndel keeps\ndef later(): return reached\n{last}\nmissed = 6"
+    )
+    assert output.error == "ZeroDivisionError" and output.stderr == ""
+    assert "burla_left" not in output.traceback
+    there = "reached, seen, later(), 'keeps' in globals(), 'missed' in globals()"
+    assert kernel.run(there).text == "(5, [1, 2], 5, False, False)"
+
+
+def test_what_is_too_large_to_come_back_from_a_cell_that_failed_is_named(kernel: Kernel):
+    output = kernel.run("%%burla\nhuge = bytes(20_000_000)\n1 / 0")
+    assert output.error == "ZeroDivisionError"
+    assert "too large to come back from a cell that failed: huge" in output.traceback
+    assert kernel.run("'huge' in globals()").text == "False"
+
+
 def test_names_that_it_deletes_are_deleted_here(kernel: Kernel):
     kernel.run("gone = 1\nstays = 2")
     kernel.run("%%burla\ndel gone\nstays")
@@ -167,7 +186,7 @@ def test_an_error_shows_the_lines_of_the_cell_and_no_input(kernel: Kernel):
         output.error == "KeyError" and "-> 7 f()" in output.traceback and "-> 5     raise KeyError" in output.traceback
     )
     assert "input" not in output.traceback and "remote.py" not in output.traceback
-    assert kernel.run("'q' in globals()").text == "False"
+    assert kernel.run("'q' in globals()").text == "True"
 
 
 def test_names_in_strings_can_be_shipped(kernel: Kernel):

@@ -36,11 +36,13 @@ if TYPE_CHECKING:
         StoreDamaged,
         StoreFull,
         StoreUnknown,
+        UnknownCluster,
         UnknownJob,
         UnsafeFiles,
         WorkerCrashed,
     )
     from burla.job import Job
+    from burla.known import clusters
     from burla.serialize_report import function_parts
 
 __version__ = "0.1.0"
@@ -73,12 +75,14 @@ __all__ = [
     "StoreDamaged",
     "StoreFull",
     "StoreUnknown",
+    "UnknownCluster",
     "UnknownJob",
     "UnsafeFiles",
     "WorkerCrashed",
     "__version__",
     "attach",
     "cluster_status",
+    "clusters",
     "current_job",
     "function_parts",
     "jobs",
@@ -90,6 +94,7 @@ __all__ = [
 _MODULES = {
     "ErrorGroup": "burla.display.failures",
     "cluster_status": "burla.cluster_state",
+    "clusters": "burla.known",
     "stop_cluster": "burla.cluster_state",
     "function_parts": "burla.serialize_report",
     "Job": "burla.job",

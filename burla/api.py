@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Literal, TypeVar, overload
 
 from burla import begin, follow, options, serialize, views
-from burla.client import current, running
+from burla.client import choice, current, running
 from burla.client.signals import interruptible
 from burla.display.progress import Progress
 from burla.display.terminal import PlainView
@@ -207,20 +208,37 @@ def current_job() -> Job | None:
     return None if job is None else Job.of(job)
 
 
-def use(cluster: Any) -> None:
-    """Send this process's calls to a Dask scheduler that already runs.
+def use(
+    cluster: Any,
+    *,
+    tls_ca_file: str | os.PathLike[str] | None = None,
+    tls_client_cert: str | os.PathLike[str] | None = None,
+    tls_client_key: str | os.PathLike[str] | None = None,
+) -> choice.Use:
+    """Send calls of this process to another cluster: from now on, or as a context manager, within its block.
+
+    Nothing but Dask has to be installed there: burla goes there by itself, and replaces another version that is idle.
+    In a call it changes nothing: a call's own calls run on its cluster.
 
     Parameters
     ----------
     cluster
-        Its address, a `distributed.Client`, or None to go back to the local cluster. Scheduler and workers need burla
-        installed, in the same version.
+        The name of a cluster (see `burla.clusters`), the address of a Dask scheduler, a `distributed.Client`, a Dask
+        cluster object, or "local". None: what the variable BURLA_CLUSTER, else the command `burla use`, says.
+    tls_ca_file, tls_client_cert, tls_client_key
+        Paths of PEM files, for an address that begins with tls://; without them, those of your Dask configuration.
 
     Raises
     ------
-    InvalidType
-        For anything else.
+    InvalidType, InvalidValue
+        For anything else, and for a Client or cluster that is closed.
+    UnknownCluster
+        If no cluster has this name.
     OSError
         If nobody answers there.
+    ClusterBusy
+        If another version of burla is in use there.
+    ClusterError
+        If burla cannot run there, for the reason that it names.
     """
-    current.use(cluster)
+    return choice.use(cluster, tls_ca_file, tls_client_cert, tls_client_key)

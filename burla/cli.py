@@ -7,8 +7,8 @@ import json
 import os
 import sys
 
-from burla import cli_jobs
-from burla.errors import BurlaError, ClusterLost, ClusterStartFailed, UnknownJob
+from burla import cli_clusters, cli_jobs
+from burla.errors import BurlaError, ClusterLost, ClusterStartFailed, UnknownCluster, UnknownJob
 
 EXIT_CODES = """\
 exit codes:
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     status.set_defaults(run=_status)
     stop = actions.add_parser("stop", help="end it, and the jobs that run on it; detached ones go on at its next start")
     stop.set_defaults(run=_stop)
+    cli_clusters.add(groups)
     cli_jobs.add(groups)
     chosen = parser.parse_args(arguments)
     try:
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"burla: {error}", file=sys.stderr)
         if getattr(chosen, "json", False) and not getattr(chosen, "json_begun", False):
             print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
-        return 3 if isinstance(error, (UnknownJob, ClusterStartFailed, ClusterLost)) else 1
+        return 3 if isinstance(error, (UnknownJob, UnknownCluster, ClusterStartFailed, ClusterLost)) else 1
 
 
 def _status(_: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from burla.client import current
+from burla.client import choice, current
 from burla.client.connection import Connection, LocalTarget
 from burla.clusters import local
 from burla.protocol import ClusterStatus, GetStatus
@@ -39,10 +39,10 @@ class ClusterState:
 
 def cluster_status() -> ClusterState:
     """Return how the cluster in use stands; a local one that is not up is not started. Raises ClusterLost."""
-    chosen = current.chosen()
-    if chosen is not None:
+    chosen = choice.chosen()
+    if chosen.target is not None:
         connection = current.connection(lambda text: None)
-        return ClusterState(f"The cluster {chosen.address} is up", True, connection.ask(GetStatus()))
+        return ClusterState(f"The cluster {chosen} is up", True, connection.ask(GetStatus()))
     ready = local.find()
     if ready is None:
         return ClusterState("The local cluster is not up. The next call starts it.", False, None)

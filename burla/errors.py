@@ -19,6 +19,7 @@ BurlaError
     ├── ClusterStartFailed                               the local cluster does not start
     ├── ClusterLost                                      the cluster went away under a running job
     ├── ClusterBusy                                      another version of burla is in use there
+    ├── UnknownCluster (LookupError)                     no cluster has this name
     ├── StoreFull                                        the head's disk is full
     ├── StoreDamaged                                     what the head had stored cannot be read any more
     ├── StoreBusy, StoreUnknown                          the head cannot use its store
@@ -189,6 +190,10 @@ class ClusterLost(ClusterError):
 
 class ClusterBusy(ClusterError):
     """The running cluster is of another version and has unfinished jobs, so it stays."""
+
+
+class UnknownCluster(ClusterError, LookupError):
+    """No cluster is known by this name."""
 
 
 class StoreFull(ClusterError):

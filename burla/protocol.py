@@ -15,7 +15,10 @@ from typing import Any
 
 PROTOCOL_VERSION = 2
 STREAM_OP = "burla"  # the Dask operation that begins a stream of these messages to the head
-STOP_OP = "burla_stop"  # a Dask operation with plain arguments, which other versions understand too
+# these have plain arguments and replies, which other versions understand too
+STOP_OP = "burla_stop"  # the Dask operation that ends an own head
+LEAVE_OP = "burla_leave"  # the one that makes a head leave a scheduler that somebody else runs
+HEAD_KEY = "burla-head"  # of Dask's metadata: which version the head of a scheduler is
 MESSAGE_BYTES = 4_000_000  # a 190 MB message stalled a scheduler for 7.5 s, 4 MB pieces for 30 ms
 BLOCK_INPUTS = 4096
 BLOCK_BYTES = 64_000

@@ -88,8 +88,11 @@ def _parser() -> _Parser:
     results = command("results", _results, "the results of a job, once it has ended")
     results.add_argument("id", nargs="?", metavar="ID", help="(none: the newest job)")
     results.add_argument("-o", "--out", metavar="NAME", help="the variable that they go to")
-    use = command("use", _use, "choose the cluster of this notebook")
-    use.add_argument("cluster", metavar="CLUSTER", help="the address of a Dask scheduler, or: local")
+    use = command("use", _use, "choose the cluster of this notebook (no CLUSTER: show it)")
+    use.add_argument("cluster", nargs="?", metavar="CLUSTER", help="a name, the address of a Dask scheduler, or: local")
+    for option in ("--tls-ca-file", "--tls-client-cert", "--tls-client-key"):
+        use.add_argument(option, metavar="FILE", help="a PEM file, for an address tls://… (none: your Dask config)")
+    command("clusters", _clusters, "the clusters that you know, whether they are up, which is in use")
     cluster = command("cluster", _cluster, "the cluster in use; `stop` ends the local one")
     cluster.add_argument("action", choices=("status", "stop"))
     command("debug", None, "run the input that failed last here, in the debugger")
@@ -150,8 +153,15 @@ def _results(shell: InteractiveShell, chosen: argparse.Namespace) -> Any:
     return None
 
 
-def _use(shell: InteractiveShell, chosen: argparse.Namespace) -> None:
-    burla.use(None if chosen.cluster == "local" else chosen.cluster)
+def _use(shell: InteractiveShell, chosen: argparse.Namespace) -> Any:
+    files = {name: value for name, value in vars(chosen).items() if name.startswith("tls_") and value is not None}
+    if chosen.cluster is not None:
+        burla.use(chosen.cluster, **files)
+    return burla.clusters() if chosen.cluster is None else None
+
+
+def _clusters(shell: InteractiveShell, chosen: argparse.Namespace) -> Any:
+    return burla.clusters()
 
 
 def _cluster(shell: InteractiveShell, chosen: argparse.Namespace) -> Any:

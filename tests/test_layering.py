@@ -58,11 +58,14 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.node.stdio": (set(), set(), set()),
     "burla.head": (BASE | own("burla.head"), DASK, DASK),
     "burla.head.plugin": (BASE | own("burla.head") | {"burla.node.plugin"}, DASK, DASK),  # it installs the node side
+    "burla.head.guest": (BASE | own("burla.head") | {"burla.node.plugin"}, DASK, DASK),
     "burla.clusters": (
         BASE | own("burla.clusters") | {"burla.head.plugin", "burla.head.main", "burla.node.main"},
         DASK,
         ANY,
     ),
+    "burla.clusters.package": ({"burla"}, set(), set()),  # its version
+    "burla.clusters.carrier": (set(), {"distributed"}, set()),  # it goes to where there is nothing of ours
     "burla.client": (BASE | own("burla.client", "burla.clusters"), DASK, DASK),
     "burla.job": (
         BASE
@@ -78,8 +81,10 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.follower": (BASE | own("burla.client", "burla.display"), set(), set()),
     "burla.follow": (BASE | own("burla.client", "burla.display") | {"burla.follower", "burla.job"}, set(), set()),
     "burla.views": (BASE | own("burla.display") | {"burla_jupyter.view"}, set(), {"IPython"}),
+    "burla.known": (BASE | own("burla.client", "burla.clusters", "burla.display"), set(), set()),
     "burla.cluster_state": (BASE | own("burla.client", "burla.clusters"), set(), set()),
     "burla.cli": (own("burla"), ANY, ANY),
+    "burla.cli_clusters": (own("burla"), ANY, ANY),
     "burla.cli_jobs": (own("burla"), ANY, ANY),
     "burla": (own("burla"), ANY, ANY),
     "burla_jupyter": (own("burla_jupyter") | {"burla", "burla.display.progress"}, ANY, ANY),

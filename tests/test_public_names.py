@@ -39,12 +39,14 @@ ERRORS = {
     "StoreDamaged",
     "StoreFull",
     "StoreUnknown",
+    "UnknownCluster",
     "UnknownJob",
     "UnsafeFiles",
     "WorkerCrashed",
 }
 FUNCTIONS = {
     "cluster_status",
+    "clusters",
     "function_parts",
     "stop_cluster",
     "attach",

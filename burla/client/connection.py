@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
@@ -19,13 +20,15 @@ from typing import Any, Protocol, TypeVar
 from burla import protocol
 from burla.channel import Channel, ChannelClosed, CommTransport, StreamTransport, Transport
 from burla.clusters import local
+from burla.clusters.rpc import ask
 from burla.clusters.security import load_security
 from burla.config import CLIENT_LEASE_S
 from burla.errors import BurlaError, ClusterError, ClusterLost, UnknownJob
-from burla.protocol import PROTOCOL_VERSION, STREAM_OP, Beat, Delete, Goodbye, Hello, Welcome
+from burla.protocol import HEAD_KEY, PROTOCOL_VERSION, STREAM_OP, Beat, Delete, Goodbye, Hello, Welcome
 
 log = logging.getLogger(__name__)
 
+ANSWER_S = 5.0
 BEAT_S = 5.0
 GOODBYE_S = 1.0
 AGAIN_S = 0.2
@@ -45,11 +48,17 @@ class Target(Protocol):
 
 
 class DaskTarget:
-    """A head in a Dask scheduler."""
+    """A head in a Dask scheduler that somebody else runs. `security`: as Dask has it; None: of the Dask config."""
 
     def __init__(self, address: str, security: Any):
         self.address = address
         self.security = security
+
+    def scheduler_here(self) -> Any:
+        """Return the scheduler if it runs in this process; None: elsewhere."""
+        distributed = sys.modules.get("distributed")
+        schedulers = () if distributed is None else list(distributed.Scheduler._instances)
+        return next((one for one in schedulers if one.address == self.address), None)
 
     @property
     def key(self) -> str:
@@ -64,7 +73,16 @@ class DaskTarget:
         return CommTransport(comm)
 
     async def revive(self) -> None:
-        """Do nothing: who runs it may start it again."""
+        """Raise ClusterLost if another scheduler answers there, or it has lost our head: its jobs are lost too."""
+        try:
+            found = await ask(self.address, self.security, "get_metadata", ANSWER_S, keys=[HEAD_KEY], default=None)
+        except OSError:
+            return  # who runs it may yet bring it back
+        if found is None:
+            raise ClusterLost(
+                f"the scheduler {self.address} was started again. burla keeps jobs in it, so they are lost with the "
+                "former one."
+            )
 
 
 class LocalTarget:

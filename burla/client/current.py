@@ -1,4 +1,8 @@
-"""Which cluster a call of this process goes to: the chosen one, in a call the one it runs on, else the local one."""
+"""Live connections to the cluster in use (`choice`), and to others that this process has used.
+
+In a call the cluster in use is the one that it runs on. A connection stays until the process ends: attached jobs that
+went over it end with it.
+"""
 
 from __future__ import annotations
 
@@ -6,59 +10,32 @@ import atexit
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
 
 from burla import protocol
+from burla.client import choice, running
 from burla.client.connection import Connection, DaskTarget, LocalTarget, NestedTarget, Target
 from burla.client.signals import import_whole
 from burla.clusters import local
 from burla.clusters.borrowed import prepare
 from burla.clusters.supervisor import Ready
-from burla.errors import ClusterBusy, ClusterLost, InvalidType
+from burla.config import START_TIMEOUT_S
+from burla.errors import ClusterBusy, ClusterLost
 
 _lock = threading.RLock()
-_chosen: DaskTarget | None = None
-_connection: Connection | None = None
-_others: dict[str, Connection] = {}  # of jobs whose cluster is not the one in use, by key
+_connections: dict[str, Connection] = {}  # by the key of their target
 # a local cluster that this process started, and that nobody has been told of
 _starting: subprocess.Popen[bytes] | None = None
+_POLL_S = 0.1
 _TRIES = 3  # a local cluster may end, idle, in the moment it is found
-
-
-def use(target: Any) -> None:
-    """Send calls of this process to a Dask scheduler: an address, a `distributed.Client`; None: to the local cluster.
-
-    Raises InvalidType for anything else, OSError if nobody answers there.
-    """
-    global _chosen
-    if target is None:
-        chosen = None
-    else:
-        scheduler = getattr(target, "scheduler", None)
-        address = target if isinstance(target, str) else getattr(scheduler, "address", None)
-        if not isinstance(address, str):
-            raise InvalidType(f"burla.use({target!r}): give the address of a Dask scheduler, or a distributed.Client.")
-        security = getattr(target, "security", None)
-        prepare(address, security)
-        chosen = DaskTarget(address, security)
-    with _lock:
-        forget()
-        _chosen = chosen
-
-
-def chosen() -> DaskTarget | None:
-    """Return the cluster that `use` has chosen; None: the local one."""
-    return _chosen
 
 
 def forget() -> None:
     """Drop the connections of this process; the next call makes a new one."""
-    global _connection
     with _lock:
-        connections = [*_others.values(), *([_connection] if _connection is not None else [])]
-        _connection = None
-        _others.clear()
+        connections = list(_connections.values())
+        _connections.clear()
     for one in connections:
         one.close()
 
@@ -66,25 +43,22 @@ def forget() -> None:
 def begin() -> None:
     """Start the local cluster if a call would need it, without waiting: what comes next can be done meanwhile."""
     global _starting
-    with _lock:
-        if _chosen is None and protocol.nested is None and not _usable(_connection):
-            _starting = local.start() or _starting
+    if protocol.nested is None and choice.chosen().target is None:
+        with _lock:
+            if not _usable(_connections.get(str(local.folder()))):
+                _starting = local.start() or _starting
 
 
 def connection(say: Callable[[str], None]) -> Connection:
-    """Return a live connection to the cluster in use; `say` is told if a local one was started for it."""
-    global _connection
-    with _lock:
-        if _connection is not None and _usable(_connection):
-            return _connection
-        forget()
-        if protocol.nested is not None:
-            _connection = Connection(NestedTarget(protocol.nested))
-        elif _chosen is not None:
-            _connection = _borrowed(_chosen)
-        else:
-            _connection = _local(say)
-        return _connection
+    """Return a live connection to the cluster in use; `say` is told if a local one was started for it.
+
+    Raises ClusterLost, UnknownCluster.
+    """
+    if protocol.nested is not None:
+        nested = protocol.nested
+        return _live("nested", lambda: Connection(NestedTarget(nested)))
+    target = choice.chosen().target
+    return _live(str(local.folder()), lambda: _local(say)) if target is None else reach(target, say)
 
 
 def reach(target: Target, say: Callable[[str], None] = lambda text: None) -> Connection:
@@ -92,21 +66,30 @@ def reach(target: Target, say: Callable[[str], None] = lambda text: None) -> Con
 
     Raises ClusterLost.
     """
-    with _lock:
-        if _connection is not None and _connection.target.key == target.key and _usable(_connection):
-            return _connection
-        other = _others.get(target.key)
-        if other is None or not _usable(other):
-            if other is not None:
-                other.close()
-            other = _others[target.key] = _open(target, say)
-        return other
-
-
-def _open(target: Target, say: Callable[[str], None]) -> Connection:
     if isinstance(target, DaskTarget):
-        return _borrowed(target)
-    return _local(say) if isinstance(target, LocalTarget) else connection(say)
+        choice.check_loop(target)
+        return _live(target.key, lambda: _borrowed(target))
+    return _live(target.key, lambda: _local(say)) if isinstance(target, LocalTarget) else connection(say)
+
+
+def _live(key: str, make: Callable[[], Connection]) -> Connection:
+    """Return the connection to a target, made anew if there is none that lives."""
+    with _lock:
+        known = _connections.get(key)
+        if known is None or not _usable(known):
+            made = make()
+            if known is not None:
+                known.close()
+            _connections[key] = known = made
+            _drop_broken()
+        return known
+
+
+def _drop_broken() -> None:
+    """Close connections to clusters that are gone, and that no job waits for."""
+    for key, one in list(_connections.items()):
+        if not one.alive and not running.over(one):
+            _connections.pop(key).close()
 
 
 def _usable(connection: Connection | None) -> bool:
@@ -120,23 +103,25 @@ def instead_of(lost: Connection, say: Callable[[str], None]) -> Connection:
     """Return a connection after the cluster of another one has ended. Raises ClusterLost in a call: it has no other."""
     if protocol.nested is not None:
         raise ClusterLost("the node of this call has gone away")
-    with _lock:
-        if _connection is lost:
-            forget()
-        return connection(say)
+    return reach(lost.target, say)
 
 
 def _borrowed(target: DaskTarget) -> Connection:
-    try:
-        return Connection(target)
-    except OSError:
-        try:  # a scheduler that was restarted has lost our plugin
-            prepare(target.address, target.security)
-            return Connection(target)
+    until = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            prepare(target.address, target.security)  # also a scheduler that was restarted, and has lost our plugin
+            connection = Connection(target)
         except OSError as error:
             raise ClusterLost(
-                f"nobody answers at {target.address}: {error}. burla.use(None) goes back to the local cluster."
+                f"nobody answers at {target.address}: {error}. Is it still up? burla.use('local') goes to this machine."
             ) from error
+        if not connection.welcome.closing:
+            return connection
+        connection.close()  # it gives way to another version
+        if time.monotonic() > until:
+            raise ClusterLost(f"burla does not end on the cluster {target.address}, so that none can begin there")
+        time.sleep(_POLL_S)
 
 
 def _local(say: Callable[[str], None]) -> Connection:
@@ -192,9 +177,8 @@ def _replace(ready: Ready) -> None:
 
 def _after_fork() -> None:
     """A forked process has the connection's object, but not its thread."""
-    global _connection, _lock
-    _connection = None
-    _others.clear()
+    global _lock
+    _connections.clear()
     _lock = threading.RLock()
 
 

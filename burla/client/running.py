@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from burla.client.connection import Connection
     from burla.client.job import ClientJob
 
 _jobs: list[tuple[int, ClientJob]] = []  # with the thread that began it
@@ -26,6 +27,11 @@ def newest() -> ClientJob | None:
     """Return the newest job of this thread, else of this process; None if there is none."""
     here = [job for thread, job in _jobs if thread == threading.get_ident()]
     return (here or [job for _, job in _jobs] or [None])[-1]
+
+
+def over(connection: Connection) -> bool:
+    """Whether a job is followed over this connection."""
+    return any(job.connection is connection for _, job in _jobs)
 
 
 def find(job_id: str) -> ClientJob | None:

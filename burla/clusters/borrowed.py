@@ -1,27 +1,96 @@
-"""Any Dask scheduler that already runs: our plugin makes it a head, and installs the node side on its workers."""
+"""Any Dask scheduler that already runs: our package goes there, makes it a head, and its workers nodes."""
 
 from __future__ import annotations
 
+import functools
+import sys
+import time
 from typing import Any
 
+from burla.clusters.package import Package, package
 from burla.clusters.rpc import ask_scheduler
+from burla.errors import ClusterBusy, ClusterError
+from burla.protocol import HEAD_KEY, LEAVE_OP
 
 ANSWER_S = 10.0
+INSTALL_S = 60.0  # Dask asks every worker
+OLDEST_DASK = (2026, 1)
+_POLL_S = 0.05
 
 
 def prepare(address: str, security: Any) -> None:
-    """Make the scheduler at `address` a head, unless it is one. Raises OSError if nobody answers there."""
-    from distributed.protocol.pickle import dumps
+    """Make the scheduler at `address` a head of this version, unless it is one.
 
-    from burla.head.plugin import PLUGIN_NAME, HeadPlugin
+    Raises OSError if nobody answers there, ClusterBusy if another version is in use there, ClusterError if it cannot be
+    done.
+    """
+    ask = functools.partial(ask_scheduler, address, security)
+    ours, until = package(), time.monotonic() + INSTALL_S
+    checked = False
+    while (found := ask("get_metadata", ANSWER_S, keys=[HEAD_KEY], default=None)) is None or found["key"] != ours.key:
+        if not checked:
+            _check_versions(address, ask("versions", ANSWER_S), ask("broadcast", ANSWER_S, msg={"op": "versions"}))
+            checked = True
+        if found is not None:
+            _have_leave(address, found["version"], ours, ask)
+        _install(address, ours, ask)
+        if time.monotonic() > until:
+            raise ClusterError(f"the scheduler at {address} does not become ready: look into its log.")
+        time.sleep(_POLL_S)  # another process may be at it
 
-    plugin = dumps(HeadPlugin())
-    ask_scheduler(
-        address,
-        security,
-        "register_scheduler_plugin",
-        ANSWER_S,
-        plugin=plugin,
-        name=PLUGIN_NAME,
-        idempotent=True,
-    )
+
+def _have_leave(address: str, theirs: str, ours: Package, ask: Any) -> None:
+    needed = ask(LEAVE_OP, INSTALL_S)
+    if needed:
+        raise ClusterBusy(
+            f"burla {theirs} is in use on the cluster {address} ({', '.join(needed)}), and this process runs "
+            f"{ours.version}. Wait until it is idle, then this version replaces it; or use the same version."
+        )
+
+
+def _install(address: str, ours: Package, ask: Any) -> None:
+    from burla.clusters import carrier
+
+    node = _by_value(carrier.NodeCarrier(ours.key, ours.version, ours.archive))
+    plugin = _by_value(carrier.HeadCarrier(ours.key, ours.version, ours.archive, node))
+    try:
+        ask("register_scheduler_plugin", INSTALL_S, plugin=plugin, name=HEAD_KEY, idempotent=True)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ClusterError(
+            f"the scheduler at {address} does not take burla's plugin: {type(error).__name__}: {error}. "
+            "It has to allow plugins that a client registers."
+        ) from error
+
+
+def _by_value(plugin: Any) -> bytes:
+    """Pickle a plugin with the module that it is of."""
+    import cloudpickle
+
+    module = sys.modules[type(plugin).__module__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return cloudpickle.dumps(plugin)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def _check_versions(address: str, scheduler: Any, workers: dict[str, Any]) -> None:
+    """Raise ClusterError unless Python is the same there, and Dask one that is known to work."""
+    here = "{}.{}".format(*sys.version_info)
+    for where, found in {
+        f"the scheduler at {address}": scheduler,
+        **{f"worker {one}": workers[one] for one in workers},
+    }.items():
+        python = ".".join(found["host"]["python"].split(".")[:2])
+        if python != here:
+            raise ClusterError(
+                f"{where} runs Python {python}, this process {here}. Functions travel between processes of the same "
+                f"version only: use Python {here} there, or {python} here."
+            )
+        dask = found["packages"]["distributed"]
+        if tuple(int(part) for part in dask.split(".")[:2]) < OLDEST_DASK:
+            raise ClusterError(
+                f"{where} runs distributed {dask}: burla needs {'.'.join(map(str, OLDEST_DASK))} or newer there."
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html as _html
 
+from burla.display import table as tables
 from burla.display.progress import duration_text, size_text
 from burla.protocol import JobInfo, JobList, JobState, Snapshot
 
@@ -36,31 +37,15 @@ def html(job_id: str, function_name: str, snapshot: Snapshot | None) -> str:
 
 def table(jobs: JobList, now_s: float) -> str:
     """Return a list of jobs as a table, with what is kept for how long. `now_s`: wall clock."""
-    rows = [COLUMNS, *(_row(info, now_s) for info in jobs.jobs)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if name in RIGHT else cell.ljust(width)
-            for name, cell, width in zip(COLUMNS, row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*(lines if jobs.jobs else ["No jobs."]), kept(jobs), *(f"Note: {one}" for one in jobs.remarks)])
+    rows = [_row(info, now_s) for info in jobs.jobs]
+    shown = tables.text_table(COLUMNS, rows, RIGHT) if rows else "No jobs."
+    return "\n".join([shown, kept(jobs), *(f"Note: {one}" for one in jobs.remarks)])
 
 
 def html_table(jobs: JobList, now_s: float) -> str:
     """Return the same as `table`, as HTML."""
-    align = ["right" if name in RIGHT else "left" for name in COLUMNS]
-
-    def row(tag: str, cells: tuple[str, ...]) -> str:
-        inner = (
-            f'<{tag} style="text-align:{side};padding:2px 8px">{_html.escape(cell)}</{tag}>'
-            for cell, side in zip(cells, align, strict=True)
-        )
-        return f"<tr>{''.join(inner)}</tr>"
-
-    body = "".join(row("td", _row(info, now_s)) for info in jobs.jobs)
-    shown = f"<table>{row('th', COLUMNS)}{body}</table>" if jobs.jobs else "<p>No jobs.</p>"
+    rows = [_row(info, now_s) for info in jobs.jobs]
+    shown = tables.html_table(COLUMNS, rows, RIGHT) if rows else "<p>No jobs.</p>"
     notes = [kept(jobs), *(f"Note: {one}" for one in jobs.remarks)]
     return shown + "".join(f"<p>{_html.escape(note)}</p>" for note in notes)
 

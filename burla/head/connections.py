@@ -106,6 +106,12 @@ class Service:
             self.stop()
         return [job.spec.function_name for job in unfinished]
 
+    def needed(self) -> list[str]:
+        """Return in words who needs this head."""
+        names = [job.spec.function_name for job in self.head.jobs.values() if not job.state.ended]
+        clients = sum(session.channel is not None for session in self.head.sessions.values() if session.node is None)
+        return [f"{name} runs" for name in names] + ([f"clients that use it: {clients}"] if clients else [])
+
     async def watch(self) -> None:
         """Look at leases and idleness for ever."""
         head, had_client, began = self.head, False, time.monotonic()

@@ -26,7 +26,7 @@ class LeaseTasks:
 
     head: Head
 
-    def __init__(self, scheduler: Scheduler, hold_lease: Callable[[str], Coroutine[Any, Any, None]]):
+    def __init__(self, scheduler: Scheduler, hold_lease: Callable[[str, str], Coroutine[Any, Any, None]]):
         self._scheduler = scheduler
         self._hold_lease = hold_lease
         self._client: Client | None = None
@@ -48,6 +48,8 @@ class LeaseTasks:
                 if slots and not job.state.ended
             }
             if wanted == self._shown.keys():
+                if not wanted:
+                    await self.close_client()
                 return
             if self._client is None:  # not at the plugin's start: awaiting a client there deadlocks
                 client = Client(
@@ -63,14 +65,25 @@ class LeaseTasks:
                 key = f"burla-lease-{job_id}-{node}"
                 workers = [self.head.dispatch.nodes[node].address]
                 self._shown[job_id, node] = self._client.submit(
-                    self._hold_lease, job_id, key=key, workers=workers, pure=False
+                    self._hold_lease, job_id, key, key=key, workers=workers, pure=False
                 )
             for lease in self._shown.keys() - wanted:
                 self._shown.pop(lease).release()
 
+    def forgotten(self) -> None:
+        """The scheduler has dropped all tasks: those of leases that go on are shown anew."""
+        self._shown.clear()
+        self.changed()
+
     async def close(self) -> None:
-        """The scheduler ends."""
+        """End all tasks; show no more."""
         if self._updating is not None:
             self._updating.cancel()
-        if self._client is not None:
-            await cast(Awaitable[None], self._client.close())
+        await self.close_client()
+
+    async def close_client(self) -> None:
+        """Leave nothing of us at the scheduler."""
+        client, self._client = self._client, None
+        self._shown.clear()
+        if client is not None:
+            await cast(Awaitable[None], client.close())

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,36 +14,34 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
 from burla.channel import CommTransport
-from burla.errors import ClusterLost
 from burla.head.connections import Connection, Service
 from burla.head.head import Head
 from burla.head.leases import LeaseTasks
 from burla.head.replay import replay
 from burla.head.store import Store
 from burla.node.plugin import NodePlugin, hold_lease
-from burla.protocol import STOP_OP, STREAM_OP
+from burla.protocol import HEAD_KEY, STOP_OP, STREAM_OP
 
 log = logging.getLogger(__name__)
 
-PLUGIN_NAME = "burla-head"
 STORE_BROKEN = 74  # exit code
 
 
 class HeadPlugin(SchedulerPlugin):
-    """Makes a Dask scheduler a head.
+    """Makes our own scheduler a head, whose store is in `folder`.
 
-    Without arguments, for a scheduler that somebody else runs: what is stored ends with it. With them: the store is in
-    `folder`; after `idle_after_s` without unfinished jobs, and when told to, `stop` is called. `fresh`: no node of
-    before can come back.
+    After `idle_after_s` without unfinished jobs, and when told to, `stop` is called. `fresh`: no node of before can
+    come back.
     """
 
-    name = PLUGIN_NAME
+    name = HEAD_KEY
+    _supervised = True
 
     def __init__(
         self,
-        folder: Path | None = None,
+        folder: Path | None,
         idle_after_s: float | None = None,
-        stop: Callable[[], None] | None = None,
+        stop: Callable[[], None] = lambda: None,
         fresh: bool = True,
     ):
         self._folder = folder
@@ -56,18 +52,19 @@ class HeadPlugin(SchedulerPlugin):
 
     async def start(self, scheduler: Scheduler) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take the scheduler over."""
-        self._own_folder = None
-        folder = self._folder
-        if folder is None:
-            folder = self._own_folder = Path(tempfile.mkdtemp(prefix="burla-head-"))
+        assert self._folder is not None
         self._tasks = LeaseTasks(scheduler, hold_lease)
-        self._store = Store.open(folder / "store", on_full=lambda error: head.set_full(error), on_broken=self._broken)
+        self._store = Store.open(
+            self._folder / "store", on_full=lambda error: head.set_full(error), on_broken=self._broken
+        )
         head = self._tasks.head = Head(self._store, self._tasks.changed)
         await replay(head, nodes_survived=not self._fresh)
-        supervised = self._folder is not None
-        self._service = Service(head, self._idle_after_s, self._stop or (lambda: None), supervised)
+        self._service = Service(head, self._idle_after_s, self._stop, self._supervised)
         self._watching = asyncio.ensure_future(self._service.watch())
         scheduler.handlers[STREAM_OP] = self._stream
+        await self._install(scheduler)
+
+    async def _install(self, scheduler: Scheduler) -> None:
         scheduler.handlers[STOP_OP] = self._end
         plugin = NodePlugin()
         await scheduler.register_worker_plugin(None, dumps(plugin), name=plugin.name, idempotent=True)
@@ -90,13 +87,14 @@ class HeadPlugin(SchedulerPlugin):
                 node.channel.close()
                 head.dispatch.leave(node_id)
 
+    def restart(self, scheduler: Scheduler) -> None:
+        """Somebody's `Client.restart()`: no task is left; the workers end one by one, and give their calls back."""
+        self._tasks.forgotten()
+
     def _broken(self, error: Exception) -> None:
-        """The store cannot be used any more."""
+        """The store cannot be used any more: better no head, until another has looked at it, than one that forgets."""
         log.critical("the store cannot be used any more: %r", error)
-        if self._own_folder is None:  # better no head, until the next one has looked at it, than one that forgets
-            os._exit(STORE_BROKEN)
-        for job in self._service.head.jobs.values():  # the scheduler is somebody else's, and stays
-            job.suspend(ClusterLost(f"the head cannot write what it is told any more: {error}"))
+        os._exit(STORE_BROKEN)
 
     async def close(self) -> None:
         """The scheduler ends."""
@@ -105,5 +103,3 @@ class HeadPlugin(SchedulerPlugin):
             self._service.hang_up()
             await self._tasks.close()
             self._store.close()
-        if self._own_folder is not None:
-            shutil.rmtree(self._own_folder, ignore_errors=True)

@@ -178,6 +178,7 @@ class Nursery:
     """Keeps the zygote, and as many clean children ready as the node has slots."""
 
     def __init__(self, ready: int):
+        self.niceness = 0  # of the zygote, so of all children
         self._ready_count = ready
         self._ready: collections.deque[Child] = collections.deque()
         self._children: dict[int, Child] = {}
@@ -199,7 +200,8 @@ class Nursery:
         ours, theirs = socket.socketpair()
         package = str(Path(__file__).resolve().parents[2])
         code = (
-            f"import sys; sys.path.insert(0, {package!r}); from burla.node.zygote import main; main({theirs.fileno()})"
+            f"import sys; sys.path.insert(0, {package!r}); from burla.node.zygote import main; "
+            f"main({theirs.fileno()}, {self.niceness})"
         )
         self._zygote = subprocess.Popen(
             [sys.executable, "-P", "-c", code],

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from typing import Any
 
 from distributed import Worker, get_worker
 from distributed.comm.core import connect
 from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.worker_state_machine import SecedeEvent
 
 from burla.channel import CommTransport
 from burla.node.memory import find_gauge
@@ -19,13 +21,16 @@ from burla.protocol import STREAM_OP, NodeOffer
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
+NICENESS = 10  # of calls on a worker that somebody else runs: what it was started for comes first
 
 own_node: Node | None = None  # in a process that we started: it outlives its workers
+_nodes: dict[str, Node] = {}  # of this process, by the id of their worker
 
 
 def describe(worker: Worker, ram_bytes: int) -> NodeOffer:
-    """Return what a borrowed worker offers: its threads as CPUs, and so much memory."""
+    """Return what a borrowed worker offers: its threads as CPUs, and so much memory, if Dask lets it use that."""
     cpus = max(worker.state.nthreads, 1)
+    ram_bytes = min(ram_bytes, worker.memory_manager.memory_limit or ram_bytes)
     return NodeOffer(id=secrets.token_hex(8), name=str(worker.name), cpus=cpus, ram_bytes=ram_bytes)
 
 
@@ -35,7 +40,6 @@ class NodePlugin(WorkerPlugin):
     name = "burla-node"
 
     def __init__(self) -> None:
-        self.node: Node | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def setup(self, worker: Worker) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -51,8 +55,9 @@ class NodePlugin(WorkerPlugin):
         if node is None:
             gauge = find_gauge()
             node = Node(describe(worker, gauge.read().limit_bytes), gauge)
+            node.nursery.niceness = NICENESS
             await node.start()
-        self.node = node
+        _nodes[worker.id] = node
         arguments: dict[str, Any] = worker.security.get_connection_args("worker")
         try:
             while True:
@@ -65,13 +70,16 @@ class NodePlugin(WorkerPlugin):
                     await node.serve(CommTransport(comm), worker.address)
                 await asyncio.sleep(RETRY_S)
         finally:
+            _nodes.pop(worker.id, None)
             if node is not own_node:
                 node.close()
 
 
-async def hold_lease(job_id: str) -> None:
-    """The Dask task that shows a lease: wait on the node until the lease is over."""
-    plugin = get_worker().plugins[NodePlugin.name]
-    assert isinstance(plugin, NodePlugin)
-    if plugin.node is not None:
-        await plugin.node.lease_over(job_id)
+async def hold_lease(job_id: str, key: str) -> None:
+    """The Dask task that shows a lease: wait on the node until the lease is over. `key`: of the task."""
+    worker = get_worker()
+    # to wait takes no thread: as a long-running task it does not keep the user's own tasks from any
+    worker.handle_stimulus(SecedeEvent(key=key, compute_duration=0.0, stimulus_id=f"burla-lease-{time.time()}"))
+    node = _nodes.get(worker.id)
+    if node is not None:
+        await node.lease_over(job_id)

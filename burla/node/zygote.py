@@ -170,8 +170,12 @@ def _kill_group(pid: int, number: int) -> None:
         os.kill(pid, number)  # in the moment before it has its own group
 
 
-def main(fd: int) -> None:
+def main(fd: int, niceness: int) -> None:
     """Run the zygote on a socket to its node."""
+    if niceness:
+        os.nice(niceness)
+        with contextlib.suppress(OSError):  # a kernel without it weighs processes, not sessions: it has heard already
+            Path("/proc/self/autogroup").write_text(str(niceness))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     node = socket.socket(fileno=fd)
     node.set_inheritable(False)

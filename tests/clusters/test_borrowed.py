@@ -111,7 +111,7 @@ def test_an_address_or_a_client_is_used_and_none_goes_back(cluster: Borrowed):
 
 @pytest.mark.parametrize("wrong", [5, b"tcp://127.0.0.1:1", object])
 def test_what_is_no_cluster_is_refused_and_changes_nothing(in_use: Borrowed, wrong: object):
-    with pytest.raises(InvalidType, match=r"address of a Dask scheduler, or a distributed\.Client"):
+    with pytest.raises(InvalidType, match=r"address of a Dask scheduler, a distributed\.Client"):
         burla.use(wrong)
     assert where() & {process.pid for process in in_use.processes}
 

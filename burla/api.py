@@ -79,9 +79,10 @@ def remote_parallel_map(
     func_ram
         GB (10⁹ bytes) reserved for each call, or "dynamic": as many calls at once as the CPUs allow.
     func_gpu
-        The GPU that each call has for itself: "A100" (= "A100_40G"), "A100_80G", "H100" (= "H100_80G").
+        The GPU that each call has for itself: "A100" (= "A100_40G"), "A100_80G", "H100" (= "H100_80G"), "H200",
+        "B200", "L4", "T4", "V100", or "any".
     image
-        The container image that calls run in.
+        The container image that a node has to run for calls to run there.
     grow
         Boot more machines if the cluster can.
     max_parallelism

@@ -23,7 +23,10 @@ class ClusterState:
             return self.title
         lines = [f"{self.title}."]
         for node in self.status.nodes:
-            lines.append(f"  node {node.name}: {node.cpus} CPUs, {node.ram_bytes / 1e9:.1f} GB RAM")
+            has = [f"{node.cpus} CPUs", f"{node.ram_bytes / 1e9:.1f} GB RAM"]
+            has += [f"{count} {gpu}" for gpu, count in sorted(node.gpu_counts.items())]
+            has += [f"image {node.image}"] if node.image else []
+            lines.append(f"  node {node.name}: {', '.join(has)}")
         for job in self.status.jobs:
             shot = job.snapshot
             lines.append(

@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 
+from burla import images
 from burla.errors import InvalidValue
 
 FUNCTION_LIMIT_BYTES = 100_000_000
@@ -33,6 +34,12 @@ def local_cpus() -> int | None:
     """Return how many slots the local cluster has: `BURLA_LOCAL_CPUS`, else None (as many as there are CPUs)."""
     value = _number("BURLA_LOCAL_CPUS", 0.0)
     return int(value) or None
+
+
+def image() -> str | None:
+    """Return the container image that this machine runs, as it was told at boot: `BURLA_IMAGE`, normalised."""
+    name = os.environ.get("BURLA_IMAGE", "").strip()
+    return images.normalise(name) if name else None
 
 
 def keep_s() -> float:

@@ -217,7 +217,8 @@ class Job:
         follower = Follower(self._reader, view, progress)
         failed: BaseException | None = None
         try:
-            progress.begun(self._reader.id, self._reader.look().total)
+            progress.begun(info.id, info.snapshot.total)
+            progress.apply(info.snapshot, time.monotonic())
             view.begin(self, info.detached)
             view.update(progress, time.monotonic())
             for _ in follower.events():

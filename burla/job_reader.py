@@ -84,9 +84,10 @@ class JobReader:
             index=index,
         )
 
-    def events(self, tick_s: float | None) -> Iterator[Events]:
-        """Yield the journal without results, and if there are ticks, how the job stands about every second."""
-        return self._polls(Kind.ALL & ~Kind.RESULTS, None, True, None, POLL_S if tick_s is None else LOOK_S)
+    def events(self, tick_s: float | None) -> Iterator[Events | None]:
+        """Yield the journal without results; with `tick_s`, None when nothing came for so long."""
+        poll_s = POLL_S if tick_s is None else LOOK_S
+        return self._polls(Kind.ALL & ~Kind.RESULTS, None, True, None, poll_s, tick_s)
 
     def batches(
         self, kinds: Kind, index: int | None = None, follow: bool = True, timeout_s: float | None = None
@@ -95,18 +96,30 @@ class JobReader:
 
         Raises TimeoutError if the job has not ended after `timeout_s`.
         """
-        return (batch.events for batch in self._polls(kinds, index, follow, timeout_s, POLL_S))
+        polls = self._polls(kinds, index, follow, timeout_s, POLL_S, None)
+        return (batch.events for batch in polls if batch is not None)
 
     def _polls(
-        self, kinds: Kind, index: int | None, follow: bool, timeout_s: float | None, poll_s: float
-    ) -> Iterator[Events]:
+        self,
+        kinds: Kind,
+        index: int | None,
+        follow: bool,
+        timeout_s: float | None,
+        poll_s: float,
+        tick_s: float | None,
+    ) -> Iterator[Events | None]:
         began_s = time.monotonic()
         after, ended = 0, False
         while True:
             left_s = poll_s if timeout_s is None else max(0.0, began_s + timeout_s - time.monotonic())
             wait_s = min(left_s, poll_s) if follow and not ended else 0.0
             poll = Poll(self.id, after, wait_s, kinds | Kind.ENDED, index)
-            batch = self.ask(poll, None if timeout_s is None else wait_s + ANSWER_S)
+            answer_s = None if timeout_s is None else wait_s + ANSWER_S
+            batch: Events | None = None
+            for batch in self._ticking(lambda connection, poll=poll: connection.ask_again(poll), answer_s, tick_s):
+                if batch is None:
+                    yield None
+            assert batch is not None
             self.snapshot = batch.snapshot
             yield batch
             if any(isinstance(event, Ended) for event in batch.events) or (
@@ -138,13 +151,22 @@ class JobReader:
 
     def run(self, make: Callable[[Connection], Coroutine[Any, Any, Any]], timeout_s: float | None = None) -> Any:
         """Carry out what `make` makes for a live connection."""
+        return next(self._ticking(make, timeout_s, None))
+
+    def _ticking(
+        self, make: Callable[[Connection], Coroutine[Any, Any, Any]], timeout_s: float | None, tick_s: float | None
+    ) -> Iterator[Any]:
+        """Yield what `make` brings, as the last; with `tick_s`, before it None whenever so much time has passed."""
         while True:
             known = self.connection
             connection = current.connection(lambda text: None) if known is None else current.reach(known.target)
             self.connection = connection
             try:
                 asked = connection.begin(make(connection))
-                return asked.result(timeout_s)
+                while tick_s is not None and not concurrent.futures.wait([asked], tick_s).done:
+                    yield None
+                yield asked.result(timeout_s)
+                return
             except concurrent.futures.CancelledError:
                 continue  # another thread has closed the connection, as burla.use() does
             except ClusterLost:

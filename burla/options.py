@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from burla import images
 from burla.errors import InvalidType, InvalidValue
-from burla.protocol import JobState
+from burla.protocol import ANY_GPU, JobState
 
 GB = 1_000_000_000
 GPUS = {
@@ -18,6 +19,12 @@ GPUS = {
     "A100_80G": "A100_80G",
     "H100": "H100_80G",
     "H100_80G": "H100_80G",
+    "H200": "H200",
+    "B200": "B200",
+    "L4": "L4",
+    "T4": "T4",
+    "V100": "V100",
+    ANY_GPU: ANY_GPU,
 }
 
 
@@ -71,7 +78,7 @@ def check(
         func_cpu=count("func_cpu", func_cpu, "an integer of at least 1: CPUs a call"),
         func_ram_bytes=_ram(func_ram),
         func_gpu=_gpu(func_gpu),
-        image=image,
+        image=None if image is None else images.normalise(image),
         grow=grow,
         max_parallelism=None
         if max_parallelism is None

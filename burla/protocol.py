@@ -9,6 +9,7 @@ nothing.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ SLOWEST = 5  # calls that take long are named, this many
 TIME_BOX_S = 0.05  # a child reports, and hands back what it did not start, this often
 POLL_S = 20.0  # the longest that the head keeps a poll waiting
 STDOUT, STDERR = 1, 2
+ANY_GPU = "any"  # a `func_gpu` that every GPU fits
 
 
 class JobState(enum.Enum):
@@ -463,15 +465,29 @@ class ClusterStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU of a node. `uuid`: what NVML and CUDA know it by; `name`: ours, such as "A100_40G"."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class NodeOffer:
-    """What a node has. `gpus`: our name → how many."""
+    """What a node has. `image`: the container image that it runs, see `images.normalise`."""
 
     id: str
     name: str
     cpus: int
     ram_bytes: int
-    gpus: Mapping[str, int] = field(default_factory=dict)
+    gpus: tuple[Gpu, ...] = ()
     image: str | None = None
+
+    @property
+    def gpu_counts(self) -> Mapping[str, int]:
+        """How many GPUs it has, by name."""
+        return Counter(gpu.name for gpu in self.gpus)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ _LINE = re.compile(r"\x1b\]5379;([A-Za-z0-9+/=]*)\x1b\\\n?")
 
 def encode(data: dict[str, Any], metadata: dict[str, Any]) -> str:
     """Return a mimebundle as a line; bytes in it have to be base64 text already."""
-    payload = json.dumps({"data": data, "metadata": metadata}).encode()
+    payload = json.dumps({"data": data, "metadata": metadata}, default=repr).encode()
     return f"{BEGIN}{base64.b64encode(payload).decode()}{END}\n"
 
 

@@ -44,6 +44,8 @@ def run(shell: InteractiveShell, line: str, last: Failed | None) -> Any:
     Raises UsageError for whatever is wrong, except the failure of a call.
     """
     __tracebackhide__ = True
+    if "for" in line.split():
+        raise UsageError("%burla: a cell that runs for every element begins with two: %%burla for x in xs")
     try:
         chosen = _parser().parse_args(shlex.split(line))
     except ValueError as error:  # an open quote

@@ -100,10 +100,34 @@ def show_figures() -> None:
         figures.show()
 
 
-def display(*objects: Any, metadata: dict[str, Any] | None = None, raw: bool = False, **_: Any) -> None:
+class Handle:
+    """What display(..., display_id=...) gives. Nothing that is shown can be taken back: an update is shown below it."""
+
+    def __init__(self, display_id: str):
+        self.display_id = display_id
+
+    def display(self, one: Any, **named: Any) -> None:
+        display(one, **named)
+
+    update = display
+
+
+def display(
+    *objects: Any,
+    metadata: dict[str, Any] | None = None,
+    raw: bool = False,
+    display_id: str | bool | None = None,
+    **_: Any,
+) -> Handle | None:
     """Show objects in the notebook; with `raw`, they are MIME bundles."""
     for one in objects:
-        _displays.show(*((one, metadata or {}) if raw else _with_metadata(one, metadata)))
+        if raw:
+            _displays.show(one, metadata or {})
+        elif _method(one, "_ipython_display_") is not None:
+            _call(one, "_ipython_display_")
+        else:
+            _displays.show(*_with_metadata(one, metadata))
+    return Handle(str(display_id)) if display_id else None
 
 
 def bundle(value: Any) -> dict[str, Any]:
@@ -114,15 +138,13 @@ def bundle(value: Any) -> dict[str, Any]:
 def _with_metadata(value: Any, metadata: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
     data: dict[str, Any] = {"text/plain": repr(value)}
     found: dict[str, Any] = {}
-    if isinstance(value, type):  # its methods are for its instances
-        return data, metadata or {}
     for method, mime_type in METHODS.items():
         shown = _call(value, method)
         if isinstance(shown, tuple):
             shown, found[mime_type] = shown
         if shown is not None:
-            data[mime_type] = base64.b64encode(shown).decode() if isinstance(shown, bytes) else shown
-    whole = _call(value, "_repr_mimebundle_")
+            data[mime_type] = shown
+    whole = _call(value, "_repr_mimebundle_", include=None, exclude=None)
     if isinstance(whole, tuple):
         whole, more = whole
         found |= more
@@ -132,16 +154,26 @@ def _with_metadata(value: Any, metadata: dict[str, Any] | None) -> tuple[dict[st
 
         data["image/png"] = figures.png(value)
     data.pop("application/vnd.jupyter.widget-view+json", None)  # a widget lives in its process
+    data = {
+        mime_type: base64.b64encode(shown).decode() if isinstance(shown, bytes) else shown
+        for mime_type, shown in data.items()
+    }
     return data, found | (metadata or {})
 
 
-def _call(value: Any, method: str) -> Any:
+def _method(value: Any, name: str) -> Callable[..., Any] | None:
+    """Return a method of a value. A class has none of its own: they are for its instances."""
+    found = None if isinstance(value, type) else getattr(value, name, None)
+    return found if callable(found) and not hasattr(value, "_burla_has_no_such_method_") else None  # as a mock has
+
+
+def _call(value: Any, method: str, **named: Any) -> Any:
     """Return what a method of a value gives; None if it has no such method, or that fails, as IPython does."""
-    found = getattr(value, method, None)
-    if not callable(found):
+    found = _method(value, method)
+    if found is None:
         return None
     try:
-        return found()
+        return found(**named)
     except Exception as error:  # noqa: BLE001 - how a value shows is no reason for its call to fail
         print(f"burla: {type(value).__name__}.{method}() raised {type(error).__name__}: {error}", file=sys.stderr)
         return None

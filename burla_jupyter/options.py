@@ -16,7 +16,7 @@ from IPython.utils.text import DollarFormatter
 from burla_jupyter.cell import WORD, split
 from burla_jupyter.errors import Refused
 
-GPUS = ("A100", "A100_40G", "A100_80G", "H100", "H100_80G")
+GPUS = ("A100", "A100_40G", "A100_80G", "H100", "H100_80G", "H200", "B200", "L4", "T4", "V100", "any")
 FLAGS = {
     "--grow": "boot more machines if the cluster can",
     "--detach": "return at once with the job, which outlives this notebook",
@@ -88,6 +88,15 @@ def parse(parser: Any, text: str, namespace: Mapping[str, Any], is_map: bool) ->
         given.local,
         given.dry_run,
     )
+
+
+def refuse_after_for(text: str) -> None:
+    """Say so if options stand in what comes after `for`. Raises Refused."""
+    words = WORD.findall(text.partition(" #")[0])
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        subtracted = not following.isidentifier() or keyword.iskeyword(following)  # as in `for x in range(a -o)`
+        if word.partition("=")[0] in (*FLAGS, *VALUES) or (word in SHORT and not subtracted):
+            raise Refused(f"{word}: options stand before the `for`: %%burla {word} … for {text.split(' -')[0].strip()}")
 
 
 def _words(text: str, namespace: Mapping[str, Any]) -> list[str]:

@@ -67,6 +67,8 @@ def make_plan(shell: InteractiveShell, parser: Any, line: str, cell: str) -> Pla
     names = _visible(shell)
     column = split(line)
     given = line if column is None else line[: column - len("for")]
+    if column is not None:
+        _options.refuse_after_for(line[column:])
     options = _options.parse(parser, given, names, is_map=column is not None)
     header = None if column is None else parse_header(line, column, filename)
     flags = shell.compile.flags & FUTURE_FLAGS

@@ -132,7 +132,11 @@ class RunCell(Cell):
 
     def _leave(self, error: Exception, before: Before) -> None:
         """What the cell did to names before it failed travels with its error, as far as an error can carry it."""
-        left = self._outcome(before)
+        try:
+            left = self._outcome(before)
+        except Exception as another:  # noqa: BLE001 - a user's class may raise anything, and why the cell failed matters more
+            error.add_note(f"burla: what the cell had assigned cannot come back: {type(another).__name__}: {another}")
+            return
         if len(left.data) <= LEFT_BYTES:
             vars(error)[LEFT] = left
         elif left.names:

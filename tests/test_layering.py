@@ -19,6 +19,7 @@ def own(*names: str) -> set[str]:
 BASE = {
     "burla.blobs",
     "burla.ranges",
+    "burla.images",
     "burla.errors",
     "burla.protocol",
     "burla.serialize",
@@ -34,6 +35,7 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.serialize": (BASE, {"cloudpickle", "tblib"}, {"cloudpickle", "tblib"}),
     "burla.serialize_*": (BASE, {"cloudpickle", "tblib"}, {"cloudpickle", "tblib"}),
     "burla.config": (BASE, set(), set()),
+    "burla.images": (set(), set(), set()),
     "burla.channel": (BASE, set(), set()),
     "burla.blobs": (BASE, set(), set()),
     "burla.ranges": (BASE, set(), set()),
@@ -41,7 +43,7 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.resume": (BASE, set(), set()),
     "burla.job_parts": (BASE | own("burla.display"), set(), set()),
     "burla.display": (BASE | own("burla.display"), {"rich"}, {"rich"}),
-    "burla.node": (BASE | own("burla.node"), DASK, DASK),
+    "burla.node": (BASE | own("burla.node"), DASK, DASK | {"pynvml"}),
     "burla.node.child": (
         {
             "burla.errors",

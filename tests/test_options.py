@@ -17,7 +17,7 @@ from tests.conftest import cluster_processes, end_cluster
 
 CPUS_ALLOWED = "an integer of at least 1: CPUs a call"
 RAM_ALLOWED = '"dynamic", or an integer of at least 1: GB a call'
-GPUS_ALLOWED = "None or one of A100, A100_40G, A100_80G, H100, H100_80G"
+GPUS_ALLOWED = "None or one of A100, A100_40G, A100_80G, H100, H100_80G, H200, B200, L4, T4, V100, any."
 IMAGE_ALLOWED = "the name of a container image, or None"
 PARALLELISM_ALLOWED = "None, or an integer of at least 1: calls at once"
 BAD = [
@@ -144,11 +144,21 @@ def checked(**values: Any) -> options.Options:
         ("A100_80G", "A100_80G"),
         ("H100", "H100_80G"),
         ("H100_80G", "H100_80G"),
+        ("H200", "H200"),
+        ("B200", "B200"),
+        ("L4", "L4"),
+        ("T4", "T4"),
+        ("V100", "V100"),
+        ("any", "any"),
         (None, None),
     ],
 )
 def test_short_names_of_gpus_mean_a_kind(name: str | None, kind: str | None):
     assert checked(func_gpu=name).func_gpu == kind
+
+
+def test_spellings_of_an_image_mean_the_same():
+    assert checked(image=" docker.io/library/python:3.11").image == checked(image="python:3.11").image == "python:3.11"
 
 
 def test_func_ram_is_in_gb_of_a_thousand_million_bytes():

@@ -55,6 +55,7 @@ DASK_SETTINGS = {
     "distributed.admin.system-monitor.disk": False,
     "distributed.admin.tick.interval": "5s",
     "distributed.admin.tick.limit": "60s",
+    "distributed.diagnostics.nvml": False,  # the node asks once; nobody reads a GPU's load every second
 }
 
 

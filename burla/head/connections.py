@@ -309,7 +309,7 @@ class Connection:
     def _status(self) -> ClusterStatus:
         head = self._head
         return ClusterStatus(
-            nodes=tuple(node.offer for node in head.dispatch.nodes.values()),
+            nodes=tuple(head.dispatch.offers),
             jobs=tuple(job.status() for job in head.jobs.values() if not job.state.ended),
             clients=sum(session.channel is not None for session in head.sessions.values()),
             idle_after_s=self._service.idle_after_s,

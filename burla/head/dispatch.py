@@ -28,6 +28,7 @@ from burla.protocol import (
     JobState,
     Join,
     MoreWork,
+    NodeOffer,
     Notice,
     Output,
     Results,
@@ -59,6 +60,11 @@ class Dispatch:
     @property
     def trade_every_s(self) -> float:
         return max(0.05, len(self.nodes) / 1000)
+
+    @property
+    def offers(self) -> list[NodeOffer]:
+        """What the nodes have, each GPU once."""
+        return place.share_out_gpus(node.offer for node in self.nodes.values())
 
     @property
     def paused(self) -> bool:
@@ -254,7 +260,7 @@ class Dispatch:
             return
         active = [job for job in self._head.jobs.values() if job.state is not JobState.RECEIVING]
         held = {(job.spec.id, node): slots for job in active for node, slots in job.slots_held().items()}
-        offers = [node.offer for node in self.nodes.values()]
+        offers = self.offers
         wanted = place.place([job.demand(offers) for job in active], offers, held, self._lent())
         for (job_id, node), slots in wanted.items():
             job = self._head.jobs[job_id]
@@ -289,7 +295,7 @@ class Dispatch:
         """Raise NoCompatibleNodes if there are nodes and none of them fits."""
         if not self.nodes:
             return
-        offers = [node.offer for node in self.nodes.values()]
+        offers = self.offers
         demand = place.demand_of(spec, 0, 0)
         if any(place.fits(demand, offer) for offer in offers):
             return
@@ -322,7 +328,7 @@ class Dispatch:
             self._give_up_awaited()
         if self.nodes:
             self.without_nodes_since = now
-        offers = [node.offer for node in self.nodes.values()]
+        offers = self.offers
         for job in self._head.jobs.values():
             if job.room.tick(offers, now):
                 self.replace()

@@ -21,13 +21,12 @@ import heapq
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from burla.protocol import JobSpec, NodeOffer
+from burla.protocol import ANY_GPU, JobSpec, NodeOffer
 
-ANY_GPU = "any"
 COMPANY = 1 << 20  # slots of a node; one of a call that has to be alone takes them all
 SHOWN_KINDS = 5  # so many kinds of nodes are spelled out in an error
 
@@ -91,11 +90,20 @@ def fits(job: Demand, node: NodeOffer) -> bool:
     return (
         job.func_cpu <= node.cpus
         and (job.func_ram_bytes or 0) <= node.ram_bytes
-        and (
-            job.func_gpu is None or any(count and job.func_gpu in (kind, ANY_GPU) for kind, count in node.gpus.items())
-        )
+        and (job.func_gpu is None or any(job.func_gpu in (gpu.name, ANY_GPU) for gpu in node.gpus))
         and (job.image is None or job.image == node.image)
     )
+
+
+def share_out_gpus(nodes: Iterable[NodeOffer]) -> list[NodeOffer]:
+    """Return the nodes, each GPU at one of them: of several on one machine that see it, the first has it."""
+    taken: set[str] = set()
+    offers: list[NodeOffer] = []
+    for node in nodes:
+        own = tuple(gpu for gpu in node.gpus if gpu.uuid not in taken)
+        taken.update(gpu.uuid for gpu in own)
+        offers.append(node if own == node.gpus else replace(node, gpus=own))
+    return offers
 
 
 def explain_misfit(job: Demand, nodes: Sequence[NodeOffer]) -> tuple[str, str]:
@@ -111,7 +119,7 @@ def explain_misfit(job: Demand, nodes: Sequence[NodeOffer]) -> tuple[str, str]:
 
 
 def _describe(node: NodeOffer) -> str:
-    gpus = " + ".join(f"{count} {kind}" for kind, count in sorted(node.gpus.items()) if count) or "no GPU"
+    gpus = " + ".join(f"{count} {kind}" for kind, count in sorted(node.gpu_counts.items())) or "no GPU"
     ram_gb = math.floor(node.ram_bytes / 1e8) / 10  # rounded down: never as much as was asked for and is not there
     image = f"image {node.image}" if node.image else "no image"
     return f"{_plural(node.cpus, 'CPU')}, {ram_gb:g} GB RAM, {gpus}, {image}"
@@ -143,7 +151,7 @@ class _Plan:
         self.jobs = sorted(jobs, key=lambda job: (-job.depth, job.order, job.job))  # the smaller number wins a tie
         self.nodes = nodes
         self.depths = sorted({job.depth for job in jobs})
-        kinds = {kind for node in nodes for kind in node.gpus} | {job.func_gpu for job in jobs if job.func_gpu}
+        kinds = {gpu.name for node in nodes for gpu in node.gpus} | {job.func_gpu for job in jobs if job.func_gpu}
         self.kinds = sorted(kinds - {ANY_GPU})
         self.costs = [self._costs(job) for job in self.jobs]
         self.touched = [frozenset(at for at, _ in costs) for costs in self.costs]
@@ -294,7 +302,8 @@ class _Plan:
     def _capacity(self, node: NodeOffer, lent: Mapping[int, int]) -> list[int]:
         cpus = [node.cpus + sum(cpus for depth, cpus in lent.items() if depth < limit) for limit in self.depths]
         # a kind that is not there bounds nothing: it must not keep off jobs that take any, and `fits` keeps off others
-        return [*cpus, node.ram_bytes, COMPANY, *(node.gpus.get(kind) or sys.maxsize for kind in self.kinds)]
+        gpus = node.gpu_counts
+        return [*cpus, node.ram_bytes, COMPANY, *(gpus.get(kind) or sys.maxsize for kind in self.kinds)]
 
     def _costs(self, job: Demand) -> _Costs:
         ram_at = len(self.depths)

@@ -11,7 +11,9 @@ from typing import Any
 from dask.system import CPU_COUNT  # pyright: ignore[reportAttributeAccessIssue]
 from distributed import Security, Worker
 
+from burla import config
 from burla.node import plugin
+from burla.node.gpus import find_gpus
 from burla.node.memory import find_gauge
 from burla.node.node import Node
 from burla.protocol import NodeOffer
@@ -38,6 +40,8 @@ async def run_node(
         name=f"local-{token}",
         cpus=cpus or CPU_COUNT,
         ram_bytes=(gauge := find_gauge()).read().limit_bytes,
+        gpus=await asyncio.to_thread(find_gpus),
+        image=config.image(),
     )
     node = plugin.own_node = Node(offer, gauge)
     await node.start()

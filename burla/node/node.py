@@ -20,6 +20,7 @@ from burla.channel import Channel, ChannelClosed, Transport
 from burla.errors import BurlaError, StoreFull
 from burla.node.cgroup import Cgroups
 from burla.node.children import Nursery
+from burla.node.gpus import GpuPool
 from burla.node.lease import Lease
 from burla.node.memory import Gauge
 from burla.node.slot import Slot
@@ -52,6 +53,7 @@ class Node:
     def __init__(self, offer: NodeOffer, gauge: Gauge):
         self.offer = offer
         self.watch = MemoryWatch(gauge, self)
+        self.gpus = GpuPool(offer.gpus)
         self.nursery = Nursery(ready=offer.cpus)
         self._leases: dict[str, Lease] = {}
         self._channel: Channel | None = None

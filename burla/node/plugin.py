@@ -13,10 +13,12 @@ from distributed.comm.core import connect
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.worker_state_machine import SecedeEvent
 
+from burla import config
 from burla.channel import CommTransport
+from burla.node.gpus import find_gpus
 from burla.node.memory import find_gauge
 from burla.node.node import Node
-from burla.protocol import STREAM_OP, NodeOffer
+from burla.protocol import STREAM_OP, Gpu, NodeOffer
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +29,16 @@ own_node: Node | None = None  # in a process that we started: it outlives its wo
 _nodes: dict[str, Node] = {}  # of this process, by the id of their worker
 
 
-def describe(worker: Worker, ram_bytes: int) -> NodeOffer:
-    """Return what a borrowed worker offers: its threads as CPUs, and so much memory, if Dask lets it use that."""
-    cpus = max(worker.state.nthreads, 1)
-    ram_bytes = min(ram_bytes, worker.memory_manager.memory_limit or ram_bytes)
-    return NodeOffer(id=secrets.token_hex(8), name=str(worker.name), cpus=cpus, ram_bytes=ram_bytes)
+def describe(worker: Worker, ram_bytes: int, gpus: tuple[Gpu, ...]) -> NodeOffer:
+    """Return what a borrowed worker offers: its threads as CPUs, memory as far as Dask lets it, GPUs, its image."""
+    return NodeOffer(
+        id=secrets.token_hex(8),
+        name=str(worker.name),
+        cpus=max(worker.state.nthreads, 1),
+        ram_bytes=min(ram_bytes, worker.memory_manager.memory_limit or ram_bytes),
+        gpus=gpus,
+        image=config.image(),
+    )
 
 
 class NodePlugin(WorkerPlugin):
@@ -54,7 +61,8 @@ class NodePlugin(WorkerPlugin):
         node = own_node
         if node is None:
             gauge = find_gauge()
-            node = Node(describe(worker, gauge.read().limit_bytes), gauge)
+            gpus = await asyncio.to_thread(find_gpus)
+            node = Node(describe(worker, gauge.read().limit_bytes, gpus), gauge)
             node.nursery.niceness = NICENESS
             await node.start()
         _nodes[worker.id] = node

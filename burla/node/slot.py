@@ -13,12 +13,14 @@ from burla.channel import Channel, StreamTransport
 from burla.errors import BurlaError
 from burla.node import shared
 from burla.node.children import Child
+from burla.node.gpus import gone
 from burla.node.zygote import CHILD_VARIABLE
 from burla.protocol import (
     TIME_BOX_S,
     Block,
     Early,
     Evicted,
+    Gpu,
     JobSpec,
     Output,
     Piece,
@@ -52,7 +54,7 @@ class Unreadable(Exception):
 
 
 class Slot:
-    """Room for one call at a time. Holds `func_cpu` CPUs until `close`."""
+    """Room for one call at a time. Holds `func_cpu` CPUs until `close`, and a GPU while it has a child."""
 
     def __init__(self, node: Node, spec: JobSpec, on_output: Callable[[Output], None]):
         self.child: Child | None = None
@@ -67,6 +69,7 @@ class Slot:
         self._spec = spec
         self._on_output = on_output
         self._cpus = node.take_cpus(spec.func_cpu)
+        self._gpu: Gpu | None = None
         self._sent: list[Slice] = []  # what the last Run held
         self._runs = 0  # that the child was sent
         self._block: Block | None = None  # the last one that the child has unpickled
@@ -77,12 +80,17 @@ class Slot:
         """Get a clean child, unless there is one, and make it a child of the job."""
         if self.child is not None:
             return
+        if self._spec.func_gpu is not None and self._gpu is None:
+            self.asks = True  # the child that had it last may take a moment to end
+            self._gpu = await self._node.gpus.take(self._spec.func_gpu)
+            self.asks = False
         child = self.child = await self._node.nursery.clean_child()
         child.on_output = self._on_output
         self._runs = 0
         if self.limit_bytes is not None and self._node.cgroups is not None:
             child.confine(self._node.cgroups, self.limit_bytes)
         environ: dict[str, str] = dict.fromkeys(THREAD_COUNTS, str(self._spec.func_cpu))
+        environ |= self._node.gpus.environ(self._gpu)
         environ[CHILD_VARIABLE] = str(child.number)
         child.send(Prepare(self._spec.id, self._spec.depth, self._spec.context, environ, self._cpus, function))
         self._silent = True
@@ -191,7 +199,10 @@ class Slot:
     def let_go(self) -> None:
         """Have no child any more: end it, and what its calls started through burla."""
         child, self.child, self._block, self.evicted = self.child, None, None, None
+        gpu, self._gpu = self._gpu, None
         if child is None:
+            if gpu is not None:
+                self._node.gpus.give_back(gpu)
             return
         if self._silent:
             asyncio.get_running_loop().remove_reader(child.nested)
@@ -201,7 +212,14 @@ class Slot:
         if not self._silent:
             self._node.nested_ended(self._session(child))
         child.retire()
-        self._node.nursery.keep(_close_when_ended(child))
+        self._node.nursery.keep(self._close_when_ended(child, gpu))
+
+    async def _close_when_ended(self, child: Child, gpu: Gpu | None) -> None:
+        await child.ended
+        child.close()
+        if gpu is not None:
+            await gone(child.pid)
+            self._node.gpus.give_back(gpu)
 
     def close(self) -> None:
         self.let_go()
@@ -243,8 +261,3 @@ def _block_at(calls: list[Slice], position: int) -> Block:
             return one.block
         position -= one.stop - one.start
     return calls[-1].block
-
-
-async def _close_when_ended(child: Child) -> None:
-    await child.ended
-    child.close()

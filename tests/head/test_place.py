@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burla.head.place import ANY_GPU, Demand, explain_misfit, fits, place
-from burla.protocol import NodeOffer
+from burla.head.place import Demand, explain_misfit, fits, place, share_out_gpus
+from burla.protocol import ANY_GPU, Gpu, NodeOffer
 
 Slots = dict[tuple[str, str], int]
 Lent = Mapping[str, Mapping[int, int]]
@@ -36,7 +36,9 @@ def job(
 def node(
     name: str, cpus: int = 2, ram: int = 8 * GB, gpus: Mapping[str, int] | None = None, image: str | None = None
 ) -> NodeOffer:
-    return NodeOffer(name, name, cpus, ram, gpus or {}, image)
+    kinds = [kind for kind, count in (gpus or {}).items() for _ in range(count)]
+    found = tuple(Gpu(f"GPU-{name}-{at}", kind, 40 * GB) for at, kind in enumerate(kinds))
+    return NodeOffer(name, name, cpus, ram, found, image)
 
 
 def settled(jobs: Sequence[Demand], nodes: Sequence[NodeOffer], held: Slots, lent: Lent | None = None) -> Slots:
@@ -245,6 +247,16 @@ def test_a_call_that_took_any_gpu_may_sit_on_each_kind():
     assert place(jobs, nodes, {("any", "n"): 1}, {}) == {("any", "n"): 1}
 
 
+def test_a_gpu_that_several_nodes_of_a_machine_see_is_the_first_ones_alone():
+    one = node("n1", gpus={"T4": 2})
+    other = dataclasses.replace(node("n2"), gpus=(*one.gpus[1:], *node("n2", gpus={"T4": 1}).gpus))
+    assert [[gpu.uuid for gpu in offer.gpus] for offer in share_out_gpus([one, other])] == [
+        ["GPU-n1-0", "GPU-n1-1"],
+        ["GPU-n2-0"],
+    ]
+    assert share_out_gpus([other]) == [other]
+
+
 def test_a_job_without_gpu_leaves_the_nodes_with_gpus_to_others():
     nodes = [node("n1", 2, gpus={"A100_40G": 1}), node("n2", 2)]
     assert place([job("a", unfinished=2)], nodes, NOTHING, {}) == {("a", "n2"): 2}
@@ -354,9 +366,9 @@ def room_left(slots: Slots, jobs: Sequence[Demand], offer: NodeOffer, lent: Lent
         for limit in range(4)
     }
     room["ram"] = offer.ram_bytes - sum((job.func_ram_bytes or 0) * count for job, count in at.items())
-    room["gpus"] = sum(offer.gpus.values()) - sum(count for job, count in at.items() if job.func_gpu)
+    room["gpus"] = len(offer.gpus) - sum(count for job, count in at.items() if job.func_gpu)
     for kind in KINDS:
-        room[kind] = offer.gpus.get(kind, 0) - sum(count for job, count in at.items() if job.func_gpu == kind)
+        room[kind] = offer.gpu_counts.get(kind, 0) - sum(count for job, count in at.items() if job.func_gpu == kind)
     return room
 
 
@@ -439,7 +451,7 @@ def test_no_room_is_left_that_a_job_wants_unless_it_is_reserved(case):
             if total(granted, each.job) < each.limit and fits(each, offer):
                 room = room_left(with_one_more(granted, each, offer), jobs, offer, lent)
                 # a call on any GPU counts against each kind, so a node of two kinds may keep one free
-                mixed = each.func_gpu and len(offer.gpus) > 1
+                mixed = each.func_gpu and len(offer.gpu_counts) > 1
                 assert mixed or min(room.values()) < 0
 
 

@@ -8,6 +8,8 @@ import signal
 import pytest
 
 import burla
+from burla import views
+from burla.display.progress import Progress
 from tests.conftest import Ledger, Scripts, wait_until
 from tests.jobs.conftest import Gate
 
@@ -59,6 +61,38 @@ def test_following_from_a_thread_returns_at_once_and_raises_nothing(capfd: pytes
     gate.open()
     wait_until(lambda: lines() == ["before", "after"], what="the last line")
     assert "Traceback" not in capfd.readouterr().err
+
+
+class Watcher:
+    """A view that ticks, and keeps when it was updated, and with which phase."""
+
+    ticks = True
+
+    def __init__(self) -> None:
+        self.updates: list[tuple[float, str]] = []
+
+    def update(self, progress: Progress, now_s: float) -> None:
+        self.updates.append((now_s, progress.phase))
+
+    def ignore(self, *_: object, **__: object) -> None:
+        pass
+
+    begin = write = say = hide = close = ignore
+
+
+def test_a_view_knows_the_job_from_the_start_and_is_updated_while_nothing_happens(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+):
+    job = burla.submit(gate.guarding(lambda x: True), [0])
+    wait_until(lambda: job.progress.running == 1, what="the call")
+    watcher = Watcher()
+    monkeypatch.setattr(views, "make_view", lambda spinner: watcher)
+    job.follow(wait=False)
+    wait_until(lambda: len(watcher.updates) > 20, what="updates")
+    gate.open()
+    job.wait()
+    assert {phase for _, phase in watcher.updates[:20]} == {"running"}
+    assert watcher.updates[19][0] - watcher.updates[0][0] < 4
 
 
 FOLLOWER = """

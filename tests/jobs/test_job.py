@@ -380,7 +380,7 @@ def test_a_repr_neither_fails_nor_starts_anything_when_there_is_no_connection(ga
     current.forget()
     before = repr(job)
     assert before.startswith(f"<burla job {job.id}: call, ") and "0/3 done" in before
-    assert current._connection is None and not current._others
+    assert not current._connections
 
 
 def test_a_job_survives_pickling():

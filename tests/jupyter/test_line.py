@@ -52,6 +52,7 @@ def test_a_failed_job_is_shown_without_a_traceback(kernel: Kernel):
     ("line", "says"),
     [
         ("", "required: COMMAND"),
+        ("-o a for x in xs", "begins with two: %%burla for x in xs"),
         ("nonsense", "invalid choice: 'nonsense'"),
         ("results zzz", "the cluster has no job 'zzz'"),
         ("cancel zzz", "the cluster has no job 'zzz'"),

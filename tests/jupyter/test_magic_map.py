@@ -260,6 +260,25 @@ def test_display_imported_from_ipython_works_too(kernel: Kernel):
     kernel.run("del display")
 
 
+def test_whatever_ipython_can_show_is_shown(kernel: Kernel):
+    kernel.run(
+        "from unittest.mock import Mock\n"
+        "class Whole:\n    def _repr_mimebundle_(self, include, exclude): return {'text/html': '<b>whole</b>'}\n"
+        "class Odd:\n    def _repr_mimebundle_(self, **_): return {'image/png': b'123', 'text/x-odd': {1, }}\n"
+        "class Itself:\n    def _ipython_display_(self): display('itself')\n"
+        "class Fails:\n    def _repr_html_(self): 1 / 0\n    def __repr__(self): return 'fails'"
+    )
+    output = kernel.run(
+        "%%burla -o got for x in [5]\nhandle = display(Whole(), display_id=True)\nhandle.update(Itself())\n"
+        "display(Whole, Mock(name='some'), Fails(), Odd())\nx"
+    )
+    shown = [one.get("text/html", one["text/plain"]) for one in output.displays if one["text/plain"] != "input 0:"]
+    assert shown[:3] == ["<b>whole</b>", "'itself'", "<class '__main__.Whole'>"] and output.error == ""
+    assert shown[3].startswith("<Mock name='some'") and shown[4] == "fails"
+    assert output.displays[-1]["image/png"].strip() == "MTIz" and output.displays[-1]["text/x-odd"] == "{1}"
+    assert output.stderr == "burla: Fails._repr_html_() raised ZeroDivisionError: division by zero\n"
+
+
 def test_a_library_that_displays_through_ipython_is_shown(kernel: Kernel, tmp_path: Path):
     (tmp_path / "shows.py").write_text("def show(x):\n    from IPython.display import display\n    display(x, x + 1)")
     kernel.run(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})")
@@ -432,6 +451,7 @@ def test_without_a_spinner_displays_are_text(kernel: Kernel):
         ("%%burla for x in xs\nyield x", "line 2: a cell cannot `yield`"),
         ("%%burla for x in xs:\nx", "without a colon"),
         ("%%burla xs\nx", "'xs' is no option"),
+        ("%%burla for x in xs --detach\nx", "--detach: options stand before the `for`"),
         ("%%burla\nreturn 1", "line 2: without a `for`"),
     ],
 )

@@ -274,6 +274,6 @@ def test_an_interrupt_ends_it(kernel: Kernel):
 
 
 def test_the_options_are_completed(kernel: Kernel):
-    for text, offered in [("%%burla --func-g", ["--func-gpu"]), ("%%burla --func-gpu H", ["H100", "H100_80G"])]:
+    for text, offered in [("%%burla --func-g", ["--func-gpu"]), ("%%burla --func-gpu H", ["H100", "H100_80G", "H200"])]:
         reply = kernel.client.complete(text, len(text), reply=True, timeout=10)
         assert [one for one in reply["content"]["matches"] if one in offered] == offered

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import burla.options
 from burla_jupyter import options
 from burla_jupyter.errors import Refused
 from burla_jupyter.options import Options, complete
@@ -19,6 +20,10 @@ def magic(line: str) -> None:
 
 def parse(text: str, is_map: bool = True, **notebook: Any) -> Options:
     return options.parse(magic.parser, text, notebook, is_map)
+
+
+def test_the_gpus_that_are_offered_are_those_that_calls_may_ask_for():
+    assert list(options.GPUS) == list(burla.options.GPUS)
 
 
 def test_without_options_nothing_is_asked_for():
@@ -102,14 +107,37 @@ def test_a_mistake_is_explained(text: str, is_map: bool, says: str):
 
 
 @pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("x in xs --detach", "--detach"),
+        ("x in xs --func-cpu=2", "--func-cpu=2"),
+        ("x in xs if x --func-ram 4", "--func-ram"),
+        ("x in xs -o out", "-o"),
+        ("x in xs -o out # why", "-o"),
+        ("x in range(n -o)", None),
+        ("x in [n -o if o else n]", None),
+        ("x in ['--detach', ' -o out', \"--grow\"]", None),
+        ("x in xs - -grow", None),
+        ("x in xs # not with --grow", None),
+    ],
+)
+def test_options_after_the_loop_are_pointed_out(text: str, option: str | None):
+    if option is None:
+        options.refuse_after_for(text)
+    else:
+        with pytest.raises(Refused, match=f"{option}: options stand before the `for`: %%burla {option} … for x in xs"):
+            options.refuse_after_for(text)
+
+
+@pytest.mark.parametrize(
     ("line", "offered"),
     [
         ("%%burla --func", ["--func-cpu", "--func-ram", "--func-gpu"]),
         ("%%burla --d", ["--detach", "--dry-run"]),
         ("%%burla -o out --l", ["--local"]),
         ("%%burla f", ["for"]),
-        ("%%burla --func-gpu ", ["A100", "A100_40G", "A100_80G", "H100", "H100_80G"]),
-        ("%%burla --func-gpu H", ["A100", "A100_40G", "A100_80G", "H100", "H100_80G"]),  # IPython takes those that fit
+        ("%%burla --func-gpu ", list(options.GPUS)),
+        ("%%burla --func-gpu H", list(options.GPUS)),  # IPython takes those that fit
         ("%%burla --func-ram d", ["dynamic"]),
         ("%%burla -o n", []),
         ("%%burla for x in f", []),

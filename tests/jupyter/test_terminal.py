@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.journey.test_spinner import TerminalProgram, last_row
 
 CELLS = r"""
 %load_ext burla_jupyter
@@ -28,3 +34,35 @@ def test_cells_work_in_plain_text(tmp_path):
     assert "3 results of job" in done.stdout and "  [2] 3" in lines
     assert "----> 3 1 / (x - 2)" in lines and "burla: raised by the call of input 1: x = 2" in lines
     assert "\x1b" not in done.stdout and "there is no option --func-cp" in done.stderr
+
+
+LIVE = r"""
+from pathlib import Path
+from IPython import start_ipython
+
+CELLS = [
+    "%load_ext burla_jupyter\nimport time\nfrom pathlib import Path",
+    "%%burla -o out for x in range(4)\nprint('call', x)\ndisplay({'a': x})\n"
+    "while not Path(f'go{x}').exists(): time.sleep(0.02)\nx",
+    "out",
+]
+Path("cells.ipy").write_text("\n".join(f"get_ipython().run_cell({cell!r})" for cell in CELLS))
+start_ipython(["--no-banner", "--colors=NoColor", "cells.ipy"])
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[TerminalProgram]:
+    started = TerminalProgram(tmp_path, LIVE)
+    yield started
+    started.close()
+
+
+def test_on_a_terminal_a_status_line_stands_below_what_calls_print(program: TerminalProgram, tmp_path: Path):
+    rows = program.wait_for(last_row(r"^ cell \d+ .* 0/4  2 running  \d:\d\d$"), "the status")
+    assert {"call 0", "{'a': 0}", "call 1", "{'a': 1}"} <= {*rows}
+    for x in range(4):
+        (tmp_path / f"go{x}").touch()
+    rows = program.finish()
+    assert rows[-1].endswith("[0, 1, 2, 3]") and not any("running" in row for row in rows)
+    assert sum(row.startswith("call ") for row in rows) == 4

@@ -54,6 +54,8 @@ class Pickler(cloudpickle.Pickler):
         kind = type(obj)
         if kind is LruWrapper:
             return NotImplemented if is_importable(obj) else _reduce_lru(obj)
+        if kind is functools.cached_property:  # in Python 3.11 it has a lock
+            return functools.cached_property, (obj.func,), {"attrname": obj.attrname}
         if issubclass(kind, type):
             return self._reduce_class(obj)
         return super().reducer_override(obj)

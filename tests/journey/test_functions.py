@@ -58,6 +58,13 @@ def make_callables() -> dict[str, Callable[[int], Any]]:
         def static(x: int) -> int:
             return -x
 
+        @functools.cached_property
+        def cached(self) -> int:
+            return self.factor + 1
+
+        def cached_plus(self, x: int) -> int:
+            return self.cached + x + vars(self)["cached"]
+
         def __call__(self, x: int) -> int:
             return x**self.factor
 
@@ -89,6 +96,7 @@ def make_callables() -> dict[str, Callable[[int], Any]]:
         "partial": functools.partial(add, 5),
         "partial of a keyword": functools.partial(add, y=5),
         "bound method": Thing(4).method,
+        "cached property": Thing(6).cached_plus,
         "class method": Thing.of_class,
         "static method": Thing.static,
         "callable object": Thing(2),

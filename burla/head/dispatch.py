@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from burla import config
 from burla.channel import Channel
 from burla.errors import NoCompatibleNodes, StoreDamaged
-from burla.head import jobs, place
+from burla.head import demands, jobs, place
 from burla.head.members import NodeState
 from burla.head.room import Verdict, judge
 from burla.head.running import RunningJob
+from burla.head.turns import Turns
 from burla.protocol import (
     BeginLease,
     Crash,
@@ -56,6 +57,7 @@ class Dispatch:
         self._head = head
         self._changed = changed
         self._placing = False
+        self._turns = Turns(self._started)
 
     @property
     def trade_every_s(self) -> float:
@@ -64,7 +66,7 @@ class Dispatch:
     @property
     def offers(self) -> list[NodeOffer]:
         """What the nodes have, each GPU once."""
-        return place.share_out_gpus(node.offer for node in self.nodes.values())
+        return demands.share_out_gpus(node.offer for node in self.nodes.values())
 
     @property
     def paused(self) -> bool:
@@ -190,8 +192,10 @@ class Dispatch:
         self.replace()
 
     def _any_has(self, ram_bytes: int, job: RunningJob) -> bool:
-        demand = place.demand_of(job.spec, 0, 0)
-        return any(node.offer.ram_bytes >= ram_bytes and place.fits(demand, node.offer) for node in self.nodes.values())
+        demand = demands.demand_of(job.spec, 0, 0)
+        return any(
+            node.offer.ram_bytes >= ram_bytes and demands.fits(demand, node.offer) for node in self.nodes.values()
+        )
 
     def _slices(self, job: RunningJob, node: str, want: int) -> tuple[Slice, ...]:
         if self.paused:
@@ -261,7 +265,9 @@ class Dispatch:
         active = [job for job in self._head.jobs.values() if job.state is not JobState.RECEIVING]
         held = {(job.spec.id, node): slots for job in active for node, slots in job.slots_held().items()}
         offers = self.offers
-        wanted = place.place([job.demand(offers) for job in active], offers, held, self._lent())
+        self._note_turn(time.monotonic())
+        wishes = [job.demand(offers, self._turns.had.get(job.spec.id, 0.0)) for job in active]
+        wanted = place.place(wishes, offers, held, self._lent())
         for (job_id, node), slots in wanted.items():
             job = self._head.jobs[job_id]
             before = job.granted.get(node, 0)
@@ -276,6 +282,11 @@ class Dispatch:
             job.held[node] = max(before, job.held.get(node, 0))  # until the node has heard of this, and says so
             self._tell(node, SetSlots(job_id, slots, self._slices(job, node, max(0, slots - before))))
             self._changed()
+
+    def _note_turn(self, now: float) -> bool:
+        """Take in what each job has of the CPUs; return whether a turn begins that others may gain by."""
+        contending = [job for job in self._head.jobs.values() if job.core.unfinished and job.complete.is_set()]
+        return self._turns.note({job.spec.id: job.share() for job in contending}, now) and len(contending) > 1
 
     def _lent(self) -> dict[str, dict[int, int]]:
         """Return, by node and depth, the CPUs of calls that wait for jobs of their own."""
@@ -296,10 +307,10 @@ class Dispatch:
         if not self.nodes:
             return
         offers = self.offers
-        demand = place.demand_of(spec, 0, 0)
-        if any(place.fits(demand, offer) for offer in offers):
+        demand = demands.demand_of(spec, 0, 0)
+        if any(demands.fits(demand, offer) for offer in offers):
             return
-        asked, available = place.explain_misfit(demand, offers)
+        asked, available = demands.explain_misfit(demand, offers)
         raise NoCompatibleNodes(
             f"no node of this cluster can run a call with {asked}: there is {available}. Ask for less.",
             asked=asked,
@@ -332,6 +343,8 @@ class Dispatch:
         for job in self._head.jobs.values():
             if job.room.tick(offers, now):
                 self.replace()
+        if self._note_turn(now):
+            self.replace()
 
     def _give_up_awaited(self) -> None:
         log.warning("nodes %s did not come back: their calls run elsewhere", ", ".join(sorted(self.awaited)))

@@ -2,10 +2,12 @@
 
 A slot is room for one call. The plan starts from the slots held now and is improved until nothing improves it:
 
-1. The job with the fewest CPUs takes a slot (ties: the deeper job, then the earlier one): in room that is free now,
-   else in room that is idle or about to be released, else in room of jobs that stay richer than it was. A job without
-   any slot may also take the last slots of jobs that come after it, so no stream of small jobs starves it.
+1. The job with the fewest CPUs takes a slot (ties: the deeper job, then the one that has had less, then the earlier
+   one): in room that is free now, else in room that is idle or about to be released, else in room of jobs that stay
+   richer than it was. A job without any slot may also take the last slots of jobs that come after it.
 2. A job keeps what it holds until a poorer one takes it, so a plan that was carried out is its own next plan.
+3. What jobs have had in earlier turns (see `turns`) counts like CPUs, as far as it differs by more than `SLACK`: slots
+   of unlike width cannot be equal at every moment, but over some turns they can, and nobody waits for ever.
 
 What is granted at once is the plan as far as the slots held now leave room for it. Room taken from others comes free
 when their calls end; until then it stays reserved, because the next plan gives it to the same poorer job again.
@@ -19,52 +21,16 @@ from __future__ import annotations
 
 import heapq
 import math
+import statistics
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 
-from burla.protocol import ANY_GPU, JobSpec, NodeOffer
+from burla.head.demands import Demand, fits
+from burla.protocol import ANY_GPU, NodeOffer
 
+SLACK = 1.5  # CPUs for a turn; for less, no warm process is ended
 COMPANY = 1 << 20  # slots of a node; one of a call that has to be alone takes them all
-SHOWN_KINDS = 5  # so many kinds of nodes are spelled out in an error
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What a job asks of the nodes; `unfinished` inputs have no outcome yet, and 0 means that the job is ending."""
-
-    job: str
-    order: int
-    depth: int
-    func_cpu: int
-    func_ram_bytes: int | None
-    func_gpu: str | None
-    image: str | None
-    unfinished: int
-    max_parallelism: int | None
-    alone: bool = False  # no other call may run on its node, but nested ones
-
-    @property
-    def limit(self) -> int:
-        """How many slots the job can use."""
-        return self.unfinished if self.max_parallelism is None else min(self.unfinished, self.max_parallelism)
-
-
-def demand_of(spec: JobSpec, order: int, unfinished: int) -> Demand:
-    """Return what a job asks for; `order`: which of several that are equal comes first."""
-    return Demand(
-        job=spec.id,
-        order=order,
-        depth=spec.depth,
-        func_cpu=spec.func_cpu,
-        func_ram_bytes=spec.func_ram_bytes,
-        func_gpu=spec.func_gpu,
-        image=spec.image,
-        unfinished=unfinished,
-        max_parallelism=spec.max_parallelism,
-    )
 
 
 def place(
@@ -83,50 +49,6 @@ def place(
     while plan.deal():
         pass
     return plan.grants()
-
-
-def fits(job: Demand, node: NodeOffer) -> bool:
-    """Return whether one slot of the job fits on the node when it is empty."""
-    return (
-        job.func_cpu <= node.cpus
-        and (job.func_ram_bytes or 0) <= node.ram_bytes
-        and (job.func_gpu is None or any(job.func_gpu in (gpu.name, ANY_GPU) for gpu in node.gpus))
-        and (job.image is None or job.image == node.image)
-    )
-
-
-def share_out_gpus(nodes: Iterable[NodeOffer]) -> list[NodeOffer]:
-    """Return the nodes, each GPU at one of them: of several on one machine that see it, the first has it."""
-    taken: set[str] = set()
-    offers: list[NodeOffer] = []
-    for node in nodes:
-        own = tuple(gpu for gpu in node.gpus if gpu.uuid not in taken)
-        taken.update(gpu.uuid for gpu in own)
-        offers.append(node if own == node.gpus else replace(node, gpus=own))
-    return offers
-
-
-def explain_misfit(job: Demand, nodes: Sequence[NodeOffer]) -> tuple[str, str]:
-    """Return in words what the job asks for and what the nodes have."""
-    asked = [f"func_cpu={job.func_cpu}"]
-    asked += [f"func_ram={job.func_ram_bytes / 1e9:g} GB"] if job.func_ram_bytes else []
-    asked += [f"func_gpu={job.func_gpu!r}"] if job.func_gpu else []
-    asked += [f"image={job.image!r}"] if job.image else []
-    kinds = Counter(_describe(node) for node in nodes).most_common()
-    have = [f"{_plural(count, 'node')}: {kind}" for kind, count in kinds[:SHOWN_KINDS]]
-    have += [f"{_plural(sum(count for _, count in kinds[SHOWN_KINDS:]), 'other node')}"] if kinds[SHOWN_KINDS:] else []
-    return ", ".join(asked), "; ".join(have) or "no nodes"
-
-
-def _describe(node: NodeOffer) -> str:
-    gpus = " + ".join(f"{count} {kind}" for kind, count in sorted(node.gpu_counts.items())) or "no GPU"
-    ram_gb = math.floor(node.ram_bytes / 1e8) / 10  # rounded down: never as much as was asked for and is not there
-    image = f"image {node.image}" if node.image else "no image"
-    return f"{_plural(node.cpus, 'CPU')}, {ram_gb:g} GB RAM, {gpus}, {image}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 class _Source(Enum):
@@ -148,7 +70,10 @@ class _Plan:
         held: Mapping[tuple[str, str], int],
         lent: Mapping[str, Mapping[int, int]],
     ):
-        self.jobs = sorted(jobs, key=lambda job: (-job.depth, job.order, job.job))  # the smaller number wins a tie
+        # the smaller number wins a tie
+        self.jobs = sorted(jobs, key=lambda job: (-job.depth, job.had, job.order, job.job))
+        usual = statistics.median_high([job.had for job in jobs if job.unfinished] or [0.0])
+        self.ahead = [_beyond_slack(job.had - usual) for job in self.jobs]
         self.nodes = nodes
         self.depths = sorted({job.depth for job in jobs})
         kinds = {gpu.name for node in nodes for gpu in node.gpus} | {job.func_gpu for job in jobs if job.func_gpu}
@@ -156,7 +81,7 @@ class _Plan:
         self.costs = [self._costs(job) for job in self.jobs]
         self.touched = [frozenset(at for at, _ in costs) for costs in self.costs]
         self.total = [0] * len(jobs)  # planned slots, job by job
-        self.left = [-job.func_cpu for job in self.jobs]  # planned CPUs, were the job to lose a slot
+        self.left = [0.0] * len(jobs)  # what `_wealth` would be, were the job to lose a slot
         self.idle: set[int] = set()  # jobs with more slots than unfinished inputs
         self.lent = [lent.get(node.id, {}) for node in nodes]
         self.held: list[dict[int, int]] = [{} for _ in nodes]
@@ -179,7 +104,7 @@ class _Plan:
 
     def deal(self) -> bool:
         """Deal slots until each job has what it can use or finds no more room; return whether any was dealt."""
-        queue = [(self._cpus(job), job) for job in range(len(self.jobs)) if self._wants(job) > 0]
+        queue = [(self._wealth(job), job) for job in range(len(self.jobs)) if self._wants(job) > 0]
         heapq.heapify(queue)
         spots = {job: self._spots(job) for _, job in queue}
         spot = {job: next(spots[job], None) for _, job in queue}
@@ -192,7 +117,7 @@ class _Plan:
                     self._add(job, here[0], count)
                     dealt = True
                     if self._wants(job) > 0:
-                        heapq.heappush(queue, (self._cpus(job), job))
+                        heapq.heappush(queue, (self._wealth(job), job))
                     break
                 spot[job] = next(spots[job], None)
         return dealt
@@ -208,7 +133,7 @@ class _Plan:
                 granted[job, node] = min(held, planned) if self.jobs[job].unfinished else 0
                 if planned > held:
                     growth.append((job, node))
-        for job, node in sorted(growth, key=lambda at: (held_total[at[0]] * self.jobs[at[0]].func_cpu, at)):
+        for job, node in sorted(growth, key=lambda at: (self._wealth(at[0], held_total[at[0]]), at)):
             wanted = min(self.slots[node][job] - granted[job, node], self.jobs[job].limit - held_total[job])
             count = max(0, min(wanted, _count(self.unheld[node], self.costs[job])))
             _occupy(self.unheld[node], self.costs[job], count)
@@ -257,8 +182,9 @@ class _Plan:
         return next((other for _, other in sorted(able, reverse=True) if self._runs(other, node)), None)
 
     def _may_lose(self, other: int, job: int) -> bool:
-        left, mine = self.left[other], self._cpus(job)
-        return other != job and (left > mine or (left == mine == 0 and job < other))
+        left, mine = self.left[other], self._wealth(job)
+        last = self.total[other] == 1 and self.total[job] == 0
+        return other != job and (left > mine or (left == mine and last and job < other))
 
     def _runs(self, job: int, node: int) -> bool:
         """Return whether a slot can come free: those of calls that wait for nested jobs stay until these are done."""
@@ -267,8 +193,9 @@ class _Plan:
         used = sum(slots[other] * self.jobs[other].func_cpu for other in alike)
         return not alike or used - self.jobs[job].func_cpu >= self.lent[node][depth]
 
-    def _cpus(self, job: int) -> int:
-        return self.total[job] * self.jobs[job].func_cpu
+    def _wealth(self, job: int, slots: int | None = None) -> float:
+        """Return the CPUs of a job, with what it is ahead of others; `slots` None: those that are planned."""
+        return (self.total[job] if slots is None else slots) * self.jobs[job].func_cpu + self.ahead[job]
 
     def _wants(self, job: int) -> int:
         return self.jobs[job].limit - self.total[job]
@@ -282,7 +209,7 @@ class _Plan:
 
     def _tally(self, job: int, count: int) -> None:
         self.total[job] += count
-        self.left[job] = (self.total[job] - 1) * self.jobs[job].func_cpu
+        self.left[job] = self._wealth(job, self.total[job] - 1)
         (self.idle.add if self.total[job] > self.jobs[job].unfinished else self.idle.discard)(job)
 
     def _shed(self, job: int, count: int) -> None:
@@ -314,6 +241,10 @@ class _Plan:
         # nested calls must find room beside those that wait for them
         company = () if job.depth else ((ram_at + 1, COMPANY if job.alone else 1),)
         return (*cpus, *ram, *company, *((at, 1) for at in kinds))
+
+
+def _beyond_slack(ahead: float) -> float:
+    return math.copysign(max(0.0, abs(ahead) - SLACK), ahead)
 
 
 def _occupy(room: list[int], costs: _Costs, count: int) -> None:

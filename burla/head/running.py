@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from burla.errors import ClusterLost
+from burla.head.demands import Demand, demand_of, fits
 from burla.head.jobs import Job
 from burla.head.journal import Journal
-from burla.head.place import Demand, demand_of, fits
 from burla.head.room import Room
+from burla.head.turns import Share
 from burla.protocol import (
     MESSAGE_BYTES,
     SLOWEST,
@@ -83,9 +84,14 @@ class RunningJob:
         """Whether what is recorded has to survive the head's machine, not only its process."""
         return self.detached or self.spec.detach
 
-    def demand(self, nodes: Sequence[NodeOffer]) -> Demand:
-        """Return what the job asks of these nodes."""
-        demand = demand_of(self.spec, self.number, self.core.unfinished)
+    def share(self) -> Share:
+        """Return what the job has of the CPUs now."""
+        finished = self.core.done + self.core.failed
+        return Share(sum(self.slots_held().values()), self.spec.func_cpu, finished)
+
+    def demand(self, nodes: Sequence[NodeOffer], had: float) -> Demand:
+        """Return what the job asks of these nodes; `had`: see `turns`."""
+        demand = replace(demand_of(self.spec, self.number, self.core.unfinished), had=had)
         if demand.func_ram_bytes is not None or self.room.per_call_bytes is None:
             return demand
         if demand.depth == 0:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burla.head.place import Demand, explain_misfit, fits, place, share_out_gpus
+from burla.head.demands import Demand, explain_misfit, fits, share_out_gpus
+from burla.head.place import SLACK, place
 from burla.protocol import ANY_GPU, Gpu, NodeOffer
 
 Slots = dict[tuple[str, str], int]
@@ -29,8 +30,9 @@ def job(
     ram: int | None = None,
     gpu: str | None = None,
     image: str | None = None,
+    had: float = 0.0,
 ) -> Demand:
-    return Demand(name, order, depth, cpu, ram, gpu, image, unfinished, at_most)
+    return Demand(name, order, depth, cpu, ram, gpu, image, unfinished, at_most, had=had)
 
 
 def node(
@@ -168,6 +170,41 @@ def test_an_earlier_wide_job_is_not_starved_by_later_small_ones():
     assert place(jobs, nodes, {("b", "n"): 1, ("c", "n"): 1}, {}) == {("b", "n"): 0, ("c", "n"): 0}
     assert place(jobs, nodes, {("b", "n"): 1}, {}) == {("b", "n"): 0}
     assert place(jobs, nodes, NOTHING, {}) == {("wide", "n"): 1}
+
+
+def test_a_wide_job_that_has_had_less_takes_the_last_slots_of_others_and_keeps_them_free():
+    jobs = [job("a", 0, had=5), job("b", 1, had=5), job("wide", 2, cpu=2, had=4.999)]
+    assert place(jobs, [node("n", 2)], {("a", "n"): 1, ("b", "n"): 1}, {}) == {("a", "n"): 0, ("b", "n"): 0}
+    assert place(jobs, [node("n", 2)], {("a", "n"): 1}, {}) == {("a", "n"): 0}, "and b does not take what came free"
+    assert place(jobs, [node("n", 2)], NOTHING, {}) == {("wide", "n"): 1}
+
+
+def test_a_wide_job_that_has_had_more_gives_way():
+    jobs = [job("a", 0, had=4), job("b", 1, had=4), job("wide", 2, cpu=2, had=5)]
+    assert place(jobs, [node("n", 2)], {("wide", "n"): 1}, {}) == {("wide", "n"): 0}
+
+
+def test_what_was_had_counts_like_cpus():
+    nodes, held = [node("n", 8)], {("narrow", "n"): 1, ("wide", "n"): 1}
+    assert place([job("narrow", 0), job("wide", 1, cpu=7, had=6 * SLACK)], nodes, held, {}) == {
+        ("narrow", "n"): 1,
+        ("wide", "n"): 0,
+    }
+    equal = [job("narrow", 0, had=6 * SLACK), job("wide", 1, cpu=7, had=6 * SLACK)]
+    assert place(equal, nodes, held, {}) == held
+
+
+def test_for_a_little_that_was_had_more_no_warm_process_ends():
+    nodes, held = [node("n", 3)], {("a", "n"): 2, ("b", "n"): 1}
+    assert place([job("a", 0, had=SLACK), job("b", 1)], nodes, held, {}) == held
+    assert place([job("a", 0, had=SLACK + 0.1), job("b", 1)], nodes, held, {}) == {("a", "n"): 1, ("b", "n"): 1}
+
+
+def test_a_job_that_is_kept_to_its_own_nodes_does_not_unsettle_the_others():
+    """It has had little and always will; between the others less than the slack still counts for nothing."""
+    nodes, held = [node("n", 3), node("own", 1, image="i")], {("a", "n"): 2, ("b", "n"): 1, ("kept", "own"): 1}
+    jobs = [job("a", 0, had=20 + SLACK), job("b", 1, had=20), job("kept", 2, image="i")]
+    assert place(jobs, nodes, held, {}) == held
 
 
 def test_a_job_that_came_first_keeps_its_last_slot():
@@ -389,6 +426,7 @@ def cases(draw: st.DrawFn) -> tuple[list[Demand], list[NodeOffer], Slots, dict[s
     """A state that can be: slots held within capacity, some of them waiting for nested jobs, other jobs than then."""
     nodes, jobs = draw(node_lists), draw(job_lists)
     shuffle = draw(st.randoms(use_true_random=False))
+    jobs = [dataclasses.replace(each, had=draw(st.sampled_from([0.0, 0.0, 1.0, 7.5, 20.0]))) for each in jobs]
     held: Slots = {}
     lent: dict[str, dict[int, int]] = {}
     for _ in range(draw(st.integers(0, 25))):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from burla.api import attach, current_job, jobs, remote_parallel_map, submit, use
+    from burla.cloud_api import create_cluster, delete_cluster, scale_cluster
     from burla.cluster_state import cluster_status, stop_cluster
     from burla.display.failures import ErrorGroup
     from burla.errors import (
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
         BlobBroken,
         BurlaError,
         CallExited,
+        CloudError,
         ClusterBusy,
         ClusterError,
         ClusterLost,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         InvalidValue,
         JobCancelled,
         JobUnfinished,
+        MissingExtra,
         NoCompatibleNodes,
         NoNodes,
         NoResult,
@@ -51,6 +54,7 @@ __all__ = [
     "BlobBroken",
     "BurlaError",
     "CallExited",
+    "CloudError",
     "ClusterBusy",
     "ClusterError",
     "ClusterLost",
@@ -65,6 +69,7 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobUnfinished",
+    "MissingExtra",
     "NoCompatibleNodes",
     "NoNodes",
     "NoResult",
@@ -83,10 +88,13 @@ __all__ = [
     "attach",
     "cluster_status",
     "clusters",
+    "create_cluster",
     "current_job",
+    "delete_cluster",
     "function_parts",
     "jobs",
     "remote_parallel_map",
+    "scale_cluster",
     "stop_cluster",
     "submit",
     "use",
@@ -97,6 +105,9 @@ _MODULES = {
     "clusters": "burla.known",
     "stop_cluster": "burla.cluster_state",
     "function_parts": "burla.serialize_report",
+    "create_cluster": "burla.cloud_api",
+    "delete_cluster": "burla.cloud_api",
+    "scale_cluster": "burla.cloud_api",
     "Job": "burla.job",
     "attach": "burla.api",
     "current_job": "burla.api",

@@ -12,6 +12,7 @@ BurlaError
 ├── OutOfMemory                                          a call needs more memory than it may have, or there is
 ├── NoNodes, NoCompatibleNodes                           nothing can run the calls
 ├── JobCancelled                                         somebody else stopped the job
+├── MissingExtra                                         an optional package is not installed
 ├── UnknownJob (LookupError)                             no such job on this cluster
 ├── JobUnfinished                                        the job has to end first
 ├── NoResult (LookupError)                               the job has ended without it
@@ -19,6 +20,7 @@ BurlaError
     ├── ClusterStartFailed                               the local cluster does not start
     ├── ClusterLost                                      the cluster went away under a running job
     ├── ClusterBusy                                      another version of burla is in use there
+    ├── CloudError                                       a step in a cloud failed
     ├── UnknownCluster (LookupError)                     no cluster has this name
     ├── StoreFull                                        the head's disk is full
     ├── StoreDamaged                                     what the head had stored cannot be read any more
@@ -164,6 +166,10 @@ class JobCancelled(BurlaError):
     """The job was stopped by somebody else, or because its client was silent for too long."""
 
 
+class MissingExtra(BurlaError):
+    """What was asked for needs packages that are not installed; the message says how to install them."""
+
+
 class UnknownJob(BurlaError, LookupError):
     """The cluster has no such job: it was never there, was deleted, or its retention is over. Facts: `job`."""
 
@@ -190,6 +196,13 @@ class ClusterLost(ClusterError):
 
 class ClusterBusy(ClusterError):
     """The running cluster is of another version and has unfinished jobs, so it stays."""
+
+
+class CloudError(ClusterError):
+    """A step of making, changing or ending a cluster in a cloud failed.
+
+    Facts: `step`; `told`, the cloud's own message; `left`, names of machines that may still run.
+    """
 
 
 class UnknownCluster(ClusterError, LookupError):

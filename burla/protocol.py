@@ -19,6 +19,10 @@ STREAM_OP = "burla"  # the Dask operation that begins a stream of these messages
 # these have plain arguments and replies, which other versions understand too
 STOP_OP = "burla_stop"  # the Dask operation that ends an own head
 LEAVE_OP = "burla_leave"  # the one that makes a head leave a scheduler that somebody else runs
+GET_PACKAGE_OP = "burla_get_package"  # a head of ours gives its nodes our package
+PUT_PACKAGE_OP = "burla_put_package"  # a machine that is to be a head takes it (named in clusters/bootstrap.py too)
+NODES_OP = "burla_nodes"  # the nodes that have joined, with their slots in use
+NEEDED_OP = "burla_needed"  # the names of unfinished jobs
 HEAD_KEY = "burla-head"  # of Dask's metadata: which version the head of a scheduler is
 MESSAGE_BYTES = 4_000_000  # a 190 MB message stalled a scheduler for 7.5 s, 4 MB pieces for 30 ms
 BLOCK_INPUTS = 4096

@@ -62,12 +62,15 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.head.plugin": (BASE | own("burla.head") | {"burla.node.plugin"}, DASK, DASK),  # it installs the node side
     "burla.head.guest": (BASE | own("burla.head") | {"burla.node.plugin"}, DASK, DASK),
     "burla.clusters": (
-        BASE | own("burla.clusters") | {"burla.head.plugin", "burla.head.main", "burla.node.main"},
+        BASE | own("burla.clusters") | {"burla.head.plugin", "burla.head.main", "burla.node.main", "burla.node.node"},
         DASK,
         ANY,
     ),
     "burla.clusters.package": ({"burla"}, set(), set()),  # its version
     "burla.clusters.carrier": (set(), {"distributed"}, set()),  # it goes to where there is nothing of ours
+    "burla.clusters.bootstrap": (set(), {"distributed"}, {"distributed"}),  # so does it
+    # imported inside functions only: its packages are optional
+    "burla.clusters.aws": (BASE | own("burla.clusters"), {"botocore", "dask_cloudprovider"}, ANY),
     "burla.client": (BASE | own("burla.client", "burla.clusters"), DASK, DASK),
     "burla.job": (
         BASE
@@ -85,6 +88,7 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.views": (BASE | own("burla.display") | {"burla_jupyter.view"}, set(), {"IPython"}),
     "burla.known": (BASE | own("burla.client", "burla.clusters", "burla.display"), set(), set()),
     "burla.cluster_state": (BASE | own("burla.client", "burla.clusters"), set(), set()),
+    "burla.cloud_api": (BASE | own("burla.clusters", "burla.display") | {"burla.options"}, set(), set()),
     "burla.cli": (own("burla"), ANY, ANY),
     "burla.cli_clusters": (own("burla"), ANY, ANY),
     "burla.cli_jobs": (own("burla"), ANY, ANY),

@@ -1,8 +1,13 @@
-"""Any Dask scheduler that already runs: our package goes there, makes it a head, and its workers nodes."""
+"""Any Dask scheduler that already runs: our package goes there, makes it a head, and its workers nodes.
+
+A machine of our own (see `bootstrap`) takes the package without Dask's plugins: it waits for it, or makes room.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import logging
 import sys
 import time
 from typing import Any
@@ -10,7 +15,9 @@ from typing import Any
 from burla.clusters.package import Package, package
 from burla.clusters.rpc import ask_scheduler
 from burla.errors import ClusterBusy, ClusterError
-from burla.protocol import HEAD_KEY, LEAVE_OP
+from burla.protocol import HEAD_KEY, LEAVE_OP, PUT_PACKAGE_OP
+
+log = logging.getLogger(__name__)
 
 ANSWER_S = 10.0
 INSTALL_S = 60.0  # Dask asks every worker
@@ -26,17 +33,42 @@ def prepare(address: str, security: Any) -> None:
     """
     ask = functools.partial(ask_scheduler, address, security)
     ours, until = package(), time.monotonic() + INSTALL_S
-    checked = False
-    while (found := ask("get_metadata", ANSWER_S, keys=[HEAD_KEY], default=None)) is None or found["key"] != ours.key:
-        if not checked:
-            _check_versions(address, ask("versions", ANSWER_S), ask("broadcast", ANSWER_S, msg={"op": "versions"}))
-            checked = True
-        if found is not None:
-            _have_leave(address, found["version"], ours, ask)
-        _install(address, ours, ask)
+    checked = own = False
+    while (found := _look(ask, own)) is None or found["key"] != ours.key:
+        own = own or bool(found and found.get("own"))
+        if own and found:
+            _bring(address, found, ours, ask)
+        elif not own:
+            if not checked:
+                _check_versions(address, ask("versions", ANSWER_S), ask("broadcast", ANSWER_S, msg={"op": "versions"}))
+                checked = True
+            if found is not None:
+                _have_leave(address, found["version"], ours, ask)
+            _install(address, ours, ask)
         if time.monotonic() > until:
             raise ClusterError(f"the scheduler at {address} does not become ready: look into its log.")
         time.sleep(_POLL_S)  # another process may be at it
+
+
+def _look(ask: Any, own: bool) -> dict[str, Any] | None:
+    """Return what is said of the head there, None: nothing. `own`: it may be starting again, and not answer."""
+    try:
+        return ask("get_metadata", ANSWER_S, keys=[HEAD_KEY], default=None)
+    except OSError:
+        if not own:
+            raise
+        return None
+
+
+def _bring(address: str, found: dict[str, Any], ours: Package, ask: Any) -> None:
+    try:
+        if found.get("waits"):
+            sha256 = hashlib.sha256(ours.archive).hexdigest()
+            ask(PUT_PACKAGE_OP, INSTALL_S, archive=ours.archive, sha256=sha256)
+        else:
+            _have_leave(address, found["version"], ours, ask)
+    except OSError as error:  # another process was faster
+        log.info("%s: %s", address, error)
 
 
 def _have_leave(address: str, theirs: str, ours: Package, ask: Any) -> None:

@@ -96,9 +96,14 @@ def entries() -> list[Entry]:
 
 def save(one: Entry) -> None:
     """Keep a cluster under its name; another one of that name is replaced. Raises InvalidValue, UnsafeFiles."""
-    if not _NAME.fullmatch(one.name) or one.name == LOCAL or one.name.startswith(f"{LOCAL}-"):
-        raise InvalidValue(f"name={one.name!r}: it must be of letters, digits, '.', '_' and '-', and not local.")
+    check_name(one.name)
     _write(private_folder(_folder(one.name)) / _FILE, one)
+
+
+def check_name(name: str) -> None:
+    """Raise InvalidValue unless a cluster may have this name."""
+    if not _NAME.fullmatch(name) or name == LOCAL or name.startswith(f"{LOCAL}-"):
+        raise InvalidValue(f"name={name!r}: it must be of letters, digits, '.', '_' and '-', and not local.")
 
 
 def keep(one: Entry | None) -> None:
@@ -108,6 +113,13 @@ def keep(one: Entry | None) -> None:
         path.unlink(missing_ok=True)
     else:
         _write(path, one)
+
+
+def unkeep(name: str) -> None:
+    """Have nobody use a cluster any more that is going to be deleted."""
+    known = _read(config.home() / _KEPT)
+    if known is not None and known.name == name:
+        keep(None)
 
 
 def kept() -> Entry | None:

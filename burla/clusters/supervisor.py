@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import resource
+import secrets
 import shutil
 import signal
 import sys
@@ -215,13 +216,14 @@ class Supervisor:
 
     async def _node(self) -> None:
         from burla.clusters.security import load_security
-        from burla.node.main import run_node
+        from burla.node.main import describe, run_node
 
         def address() -> str | None:
             ready = read_ready(self._folder)
             return ready.address if ready else None
 
-        await run_node(address, load_security(self._folder), HOST, self._cpus, self._children)
+        offer = await describe(f"local-{secrets.token_hex(8)}", self._cpus)
+        await run_node(address, load_security(self._folder), HOST, offer, self._children)
 
     def _write_ready(self, address: str) -> None:
         ready = Ready(address, self._source, os.getpid(), self._cpus, self._idle_after_s)

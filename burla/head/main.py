@@ -27,11 +27,12 @@ async def run_head(
     idle_after_s: float | None,
     ready: Callable[[str], None],
     fresh: bool,
+    plugin: type[HeadPlugin] = HeadPlugin,
 ) -> None:
     """Serve at `host` until idle or told to stop; call `ready` with the address. Raises OSError: the port is taken."""
     stopped = asyncio.Event()
-    plugin = HeadPlugin(folder, idle_after_s, stopped.set, fresh)
-    scheduler = QuietScheduler(host=host, port=port, security=security, dashboard=False, plugins=[plugin])
+    installed = plugin(folder, idle_after_s, stopped.set, fresh)
+    scheduler = QuietScheduler(host=host, port=port, security=security, dashboard=False, plugins=[installed])
     async with scheduler:
         ready(scheduler.address)
         await stopped.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from burla.protocol import NodeOffer
 log = logging.getLogger(__name__)
 
 AGAIN_S = 0.05
+LOOK_S = 0.5  # how often it is looked whether it is over
 DEATH_TIMEOUT_S = 30
 
 
@@ -31,43 +33,64 @@ class QuietWorker(Worker):
         """Start nothing: the notebook and the command line are our user interfaces."""
 
 
-async def run_node(
-    address: Callable[[], str | None], security: Security, host: str, cpus: int | None, folder: str
-) -> None:
-    """Serve the head at `address()`, one after the other, until cancelled."""
-    offer = NodeOffer(
-        id=(token := secrets.token_hex(8)),
-        name=f"local-{token}",
+async def describe(name: str, cpus: int | None = None) -> NodeOffer:
+    """Return what this machine offers under a name; `cpus` None: all that this process may use."""
+    return NodeOffer(
+        id=secrets.token_hex(8),
+        name=name,
         cpus=cpus or CPU_COUNT,
-        ram_bytes=(gauge := find_gauge()).read().limit_bytes,
+        ram_bytes=find_gauge().read().limit_bytes,
         gpus=await asyncio.to_thread(find_gpus),
         image=config.image(),
     )
-    node = plugin.own_node = Node(offer, gauge)
+
+
+async def run_node(
+    address: Callable[[], str | None],
+    security: Security,
+    host: str,
+    offer: NodeOffer,
+    folder: str,
+    over: Callable[[Node, float], bool] = lambda node, now: False,
+) -> None:
+    """Serve the head at `address()`, one after the other, until `over(node, monotonic time)`, or cancelled."""
+    node = plugin.own_node = Node(offer, find_gauge())
     await node.start()
+    serving = asyncio.ensure_future(_serve(address, security, host, offer, folder))
     try:
-        while True:
-            where = address()
-            if where is None:
-                await asyncio.sleep(AGAIN_S)
-                continue
-            worker = QuietWorker(
-                where,
-                nthreads=offer.cpus,
-                name=offer.name,
-                host=host,
-                security=security,
-                memory_limit=0,  # user code does not run in this process; children are watched on their own
-                death_timeout=DEATH_TIMEOUT_S,
-                local_directory=folder,
-            )
-            try:
-                await worker
-                await worker.finished()
-            except (OSError, ValueError) as error:
-                log.info("the worker ended: %s", error)
-            finally:
-                await worker.close()
-            await asyncio.sleep(AGAIN_S)
+        while not serving.done() and not over(node, time.monotonic()):
+            await asyncio.wait([serving], timeout=LOOK_S)
     finally:
+        serving.cancel()
+        await asyncio.wait([serving])
         node.close()
+    if not serving.cancelled():
+        serving.result()
+
+
+async def _serve(
+    address: Callable[[], str | None], security: Security, host: str, offer: NodeOffer, folder: str
+) -> None:
+    while True:
+        where = address()
+        if where is None:
+            await asyncio.sleep(AGAIN_S)
+            continue
+        worker = QuietWorker(
+            where,
+            nthreads=offer.cpus,
+            name=offer.name,
+            host=host,
+            security=security,
+            memory_limit=0,  # user code does not run in this process; children are watched on their own
+            death_timeout=DEATH_TIMEOUT_S,
+            local_directory=folder,
+        )
+        try:
+            await worker
+            await worker.finished()
+        except (OSError, ValueError) as error:
+            log.info("the worker ended: %s", error)
+        finally:
+            await worker.close()
+        await asyncio.sleep(AGAIN_S)

@@ -60,6 +60,7 @@ class Node:
         self._joined = asyncio.Event()  # there is a head, and it knows what is here
         self._sessions: set[str] = set()  # of children that have made nested calls
         self._heard = time.monotonic()  # when the head was last told that this node lives
+        self._worked = self._had_head = self._heard
         self._giving_up: asyncio.TimerHandle | None = None
         self.trades = itertools.count(1)
         self._trade_every_s = 0.05
@@ -75,6 +76,18 @@ class Node:
     def slots(self) -> Iterable[Slot]:
         """The slots of all leases."""
         return [slot for lease in self._leases.values() for slot in lease.slots]
+
+    def idle_for_s(self, now: float) -> float:
+        """Return for how long no job has had a lease here."""
+        if self._leases:
+            self._worked = now
+        return now - self._worked
+
+    def headless_for_s(self, now: float) -> float:
+        """Return for how long there has been no head."""
+        if self._joined.is_set():
+            self._had_head = now
+        return now - self._had_head
 
     @functools.cached_property
     def cgroups(self) -> Cgroups | None:

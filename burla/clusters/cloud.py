@@ -1,0 +1,103 @@
+"""What a cloud has to offer for a cluster: the interface that `aws` and others fill."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from burla.clusters.record import CloudCluster
+from burla.errors import InvalidValue, MissingExtra
+
+CLOUDS = ("aws",)
+HEAD, NODE = "head", "node"
+# tags of everything that is made; names and values of letters, digits, _ and -, as every cloud takes them
+TAG_CLUSTER, TAG_NAME, TAG_OWNER, TAG_ROLE = "burla-cluster", "burla-name", "burla-owner", "burla-role"
+TAG_EXPIRY = "burla-expiry"  # Unix time: until then its creator may still be at work on it
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A machine as its cloud describes it. `state`: starting, running, ending or ended."""
+
+    id: str
+    name: str
+    role: str
+    machine: str
+    state: str
+    zone: str
+    spot: bool
+    started_at_s: float
+    private_ip: str
+    public_ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class VmOrder:
+    """A machine to be. `gpus`: its container gets all of them."""
+
+    name: str
+    role: str
+    machine: str
+    user_data: str
+    gpus: bool = False
+    spot: bool = False
+
+
+class Refused(Exception):
+    """The cloud has said no. `code`: its own word for why; `capacity`: another zone or machine may do."""
+
+    def __init__(self, message: str, code: str = "", capacity: bool = False):
+        super().__init__(message)
+        self.code = code
+        self.capacity = capacity
+
+
+class Cloud(Protocol):
+    """One cluster in its cloud. All methods raise Refused, with the cloud's own message."""
+
+    async def check(self) -> str:
+        """Return the region that will be used, once the credentials have been found good."""
+        ...
+
+    async def make_network(self) -> str:
+        """Make what guards the cluster's ports, unless it is there; return its id. It admits itself alone."""
+        ...
+
+    async def admit(self, network: str, cidr: str) -> None:
+        """Let clients of these addresses reach the head."""
+        ...
+
+    async def boot(self, order: VmOrder, network: str, expiry_s: float) -> Vm:
+        """Start a machine; return once it has addresses. When it is cancelled, `vms` finds what was made."""
+        ...
+
+    async def vms(self) -> list[Vm]:
+        """Return the machines of the cluster that have not ended."""
+        ...
+
+    async def end(self, ids: Sequence[str]) -> None:
+        """End machines, with their disks; those that have ended are no error."""
+        ...
+
+    async def remove_network(self) -> None:
+        """Remove what guards the ports, if it is there; no machine may use it any more."""
+        ...
+
+    async def console(self, vm_id: str) -> str:
+        """Return what a machine wrote while it booted, as far as the cloud has it."""
+        ...
+
+
+def connect(cluster: CloudCluster) -> Cloud:
+    """Return the cloud of a cluster. Raises InvalidValue, MissingExtra."""
+    if cluster.cloud not in CLOUDS:
+        raise InvalidValue(f"cloud={cluster.cloud!r}: it must be one of {', '.join(CLOUDS)}.")
+    try:
+        module = importlib.import_module(f"burla.clusters.{cluster.cloud}")
+    except ImportError as error:
+        raise MissingExtra(
+            f"clusters in a cloud need more packages ({error}): pip install 'burla-dask[cloud]'"
+        ) from error
+    return module.connect(cluster)

@@ -1,0 +1,137 @@
+"""The program of a machine of a cluster, once our package is there (see `bootstrap`): a head or a node.
+
+It ends with 0 when the machine is to end, and with anything else to be started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from distributed import Scheduler
+
+from burla.clusters import package
+from burla.clusters.boot import HOME
+from burla.clusters.security import load_security
+from burla.clusters.supervisor import DASK_SETTINGS
+from burla.errors import StoreUnknown
+from burla.head.main import run_head
+from burla.head.plugin import HeadPlugin
+from burla.node.main import describe, run_node
+from burla.node.node import Node
+from burla.protocol import GET_PACKAGE_OP, HEAD_KEY, LEAVE_OP, NEEDED_OP, NODES_OP
+
+log = logging.getLogger(__name__)
+
+AGAIN = 75  # exit code: something newer has to be fetched
+
+
+class MachineHeadPlugin(HeadPlugin):
+    """A head that gives our package to its nodes, and makes room for another version when nobody needs it."""
+
+    async def _install(self, scheduler: Scheduler) -> None:
+        await super()._install(scheduler)
+        self._scheduler = scheduler
+        self._archive = Path(HOME, "package.zip").read_bytes()
+        scheduler.handlers[GET_PACKAGE_OP] = self._get_package
+        scheduler.handlers[NODES_OP] = self._nodes
+        scheduler.handlers[NEEDED_OP] = self._needed
+        scheduler.handlers[LEAVE_OP] = self._leave
+        self._sign()
+
+    def _sign(self) -> None:
+        ours = package.package()
+        self._scheduler.task_metadata[HEAD_KEY] = {"key": ours.key, "version": ours.version, "own": True}
+
+    def restart(self, scheduler: Scheduler) -> None:
+        """See HeadPlugin; what is said of this head was dropped too."""
+        super().restart(scheduler)
+        self._sign()
+
+    async def _get_package(self) -> dict[str, Any]:
+        return {"archive": self._archive, "sha256": hashlib.sha256(self._archive).hexdigest()}
+
+    async def _nodes(self) -> dict[str, int]:
+        """Return the nodes that have joined, by name, with their slots in use."""
+        head = self._service.head
+        held: Counter[str] = Counter()
+        for job in head.jobs.values():
+            held.update(job.slots_held())
+        return {node.offer.name: held[identity] for identity, node in head.dispatch.nodes.items()}
+
+    async def _needed(self) -> list[str]:
+        """Return the names of unfinished jobs."""
+        return [job.spec.function_name for job in self._service.head.jobs.values() if not job.state.ended]
+
+    async def _leave(self) -> list[str]:
+        """Return who needs this head; if nobody does, it makes room for the version of who asks."""
+        needed = self._service.needed()
+        if not needed:
+            Path(HOME, "package.zip").unlink()
+            asyncio.get_running_loop().call_later(0.1, os._exit, AGAIN)  # the reply goes first
+        return needed
+
+
+async def _head(settings: dict[str, Any]) -> None:
+    async def run() -> None:
+        await run_head(
+            "0.0.0.0",
+            settings["port"],
+            load_security(Path(HOME)),
+            Path(HOME),
+            settings["idle_s"],
+            lambda address: log.info("the head listens at %s", address),
+            fresh=False,
+            plugin=MachineHeadPlugin,
+        )
+
+    try:
+        await run()
+    except RuntimeError as error:  # what a plugin raises, Dask wraps
+        if not isinstance(error.__cause__, StoreUnknown):
+            raise
+        log.warning("the jobs of another version are put away: %s", error)
+        Path(HOME, "store").rename(Path(HOME, f"store-{time.time():.0f}"))
+        await run()
+
+
+async def _node(settings: dict[str, Any]) -> None:
+    host = own_address(settings["head"])
+
+    def over(node: Node, now: float) -> bool:
+        return node.idle_for_s(now) > settings["idle_s"] or node.headless_for_s(now) > settings["head_gone_s"]
+
+    work = Path(HOME, "work")
+    work.mkdir(mode=0o700, exist_ok=True)
+    offer = await describe(settings["name"])
+    await run_node(lambda: settings["head"], load_security(Path(HOME)), host, offer, str(work), over)
+
+
+def own_address(head: str) -> str:
+    """Return the IP address of this machine, as the head sees it."""
+    host, _, port = head.rpartition("//")[2].rpartition(":")
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        probe.connect((host, int(port)))  # sends nothing
+        return probe.getsockname()[0]
+
+
+def main() -> None:
+    """Be what the settings say."""
+    import dask.config
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    settings = json.loads(Path(HOME, "settings.json").read_text())
+    dask.config.set(DASK_SETTINGS | {"temporary-directory": f"{HOME}/work"})
+    # not asyncio.run: at its end it waits, for ever, for tasks that do not let themselves be cancelled
+    asyncio.new_event_loop().run_until_complete(_head(settings) if settings["role"] == "head" else _node(settings))
+    logging.shutdown()
+    os._exit(0)

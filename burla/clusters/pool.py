@@ -1,0 +1,96 @@
+"""The nodes of a cluster: start some, wait until they have joined, end some."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from burla.clusters.boot import Boot, Timers, user_data
+from burla.clusters.cloud import NODE, Cloud, Refused, Vm, VmOrder
+from burla.clusters.record import CloudCluster
+from burla.clusters.rpc import ask
+from burla.protocol import NODES_OP
+
+_ASK_S = 5.0
+_LOOK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKind:
+    """A pool: nodes of one image on one kind of machine. `idle_s`: after so long without work one ends."""
+
+    machine: str
+    image: str
+    idle_s: float
+    gpus: bool = False
+    spot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A machine that is no node. `vm` None: the cloud refused it; `refusal`: then, with the cloud's words."""
+
+    name: str
+    why: str
+    vm: Vm | None = None
+    refusal: Refused | None = None
+
+
+def kind_of(cluster: CloudCluster) -> NodeKind:
+    """Return the nodes that a cluster has when nothing else is asked for."""
+    return NodeKind(cluster.machine, cluster.image, cluster.idle_s, spot=cluster.spot)
+
+
+async def boot(
+    cloud: Cloud, cluster: CloudCluster, kind: NodeKind, count: int, timers: Timers
+) -> tuple[list[Vm], list[Failed]]:
+    """Start `count` machines at once; return those that the cloud gave, and those that it refused."""
+    orders = []
+    for _ in range(count):
+        name = f"burla-{cluster.name}-node-{secrets.token_hex(4)}"
+        what = Boot(NODE, name, kind.image, kind.idle_s, cluster.head_address, kind.gpus, timers)
+        data = user_data(what, cluster.keys())
+        orders.append(VmOrder(name, NODE, kind.machine, data, kind.gpus, kind.spot))
+    expiry_s = time.time() + timers.boot_s
+    answers = await asyncio.gather(
+        *(cloud.boot(order, cluster.network, expiry_s) for order in orders), return_exceptions=True
+    )
+    failed: list[Failed] = []
+    for order, answer in zip(orders, answers, strict=True):
+        if isinstance(answer, Refused):
+            failed.append(Failed(order.name, str(answer), refusal=answer))
+        elif isinstance(answer, BaseException):
+            raise answer
+    return [answer for answer in answers if isinstance(answer, Vm)], failed
+
+
+async def wait(
+    cloud: Cloud, cluster: CloudCluster, vms: Sequence[Vm], timeout_s: float, say: Callable[[str], None]
+) -> list[Failed]:
+    """Return once every machine has joined, or cannot any more; those are told of, and still have to be ended."""
+    waiting = {vm.name: vm for vm in vms}
+    until = time.monotonic() + timeout_s
+    failed: list[Failed] = []
+    while waiting and time.monotonic() < until:
+        joined = waiting.keys() & (await busy(cluster)).keys()
+        for name in joined:
+            del waiting[name]
+        if joined:
+            say(f"{len(vms) - len(waiting) - len(failed)} of {len(vms)} nodes have joined")
+        alive = {vm.id for vm in await cloud.vms() if vm.state != "ending"}
+        for name in [name for name, vm in waiting.items() if vm.id not in alive]:
+            failed.append(Failed(name, "it ended while it booted", waiting.pop(name)))
+        if waiting:
+            await asyncio.sleep(_LOOK_S)
+    return failed + [Failed(name, f"it has not joined in {timeout_s:.0f} s", vm) for name, vm in waiting.items()]
+
+
+async def busy(cluster: CloudCluster) -> dict[str, int]:
+    """Return the nodes that have joined, by name, with their slots in use; none if the head does not answer now."""
+    try:
+        return await ask(cluster.address, cluster.entry().security(), NODES_OP, _ASK_S)
+    except (OSError, AttributeError):  # it restarts; or it still waits for our package
+        return {}

@@ -102,7 +102,6 @@ __all__ = [
 _MODULES = {
     "ErrorGroup": "burla.display.failures",
     "cluster_status": "burla.cluster_state",
-    "clusters": "burla.known",
     "stop_cluster": "burla.cluster_state",
     "function_parts": "burla.serialize_report",
     "create_cluster": "burla.cloud_api",
@@ -122,6 +121,8 @@ def __getattr__(name: str) -> Any:
     # importing burla must cost next to nothing: what it takes is imported when it is used
     if name not in __all__:
         raise AttributeError(f"module 'burla' has no attribute {name!r}")
+    if name == "clusters":
+        return importlib.import_module("burla.clusters")  # the package itself is called
     value = getattr(importlib.import_module(_MODULES.get(name, "burla.errors")), name)
     globals()[name] = value
     return value

@@ -13,7 +13,7 @@ from burla.client.signals import interruptible
 from burla.display.progress import Progress
 from burla.display.terminal import PlainView
 from burla.errors import InvalidType
-from burla.follower import whereabouts
+from burla.follower import assurance
 from burla.job import Job
 from burla.job_list import Jobs
 from burla.protocol import ListJobs
@@ -126,7 +126,7 @@ def remote_parallel_map(
             view.begin(Job.of(job), wanted.detach)
             view.update(progress, time.monotonic())
             if wanted.detach:
-                view.say(f"burla: job {job.id} is safe: {whereabouts(job.id, job.connection)}", always=True)
+                view.say(f"burla: {assurance(job.id, job.connection)}", always=True)
         except BaseException as error:
             view.close(error, kept=False)
             raise

@@ -100,13 +100,25 @@ def results(follower: Follower, source: WithResults) -> Iterator[tuple[Results, 
     follower.outcome.check(source.total)
 
 
+def assurance(job_id: str, connection: Connection) -> str:
+    """Return in words that a job is detached now, and what that is worth."""
+    target = connection.target
+    short = isinstance(target, DaskTarget) and target.scheduler_here() is not None
+    return f"job {job_id} is {'detached' if short else 'safe'}: {whereabouts(job_id, connection)}"
+
+
 def whereabouts(job_id: str, connection: Connection) -> str:
     """Return in words where a detached job goes on, and how to come back to it."""
     target = connection.target
     if connection.welcome.ends_with_machine:
         where = "it goes on until this machine stops, and continues when the cluster is next started"
+    elif isinstance(target, DaskTarget) and target.scheduler_here() is not None:
+        where = f"it goes on until this process ends, in which the scheduler {target.address} runs"
     elif isinstance(target, DaskTarget):
-        where = f"it goes on on the cluster {target.address} without this process"
+        where = (
+            f"it goes on on the cluster {target.address} without this process, for as long as its scheduler lives, "
+            "which holds it"
+        )
     else:
         where = "it goes on without this process"
     return f"{where}. To come back: burla.attach({job_id!r})"

@@ -7,6 +7,7 @@ test modules.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -18,15 +19,31 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask.config
 import psutil
 import pytest
 
 TESTS = Path(__file__).parent
 MARKED_FOLDERS = ("browser", "faults")
+LOCAL_FIXTURES = {"own_home", "four_slots"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--on",
+        choices=("local", "plain", "tls", "threads", "processes"),
+        default="local",
+        help="where tests run that are not about the local cluster: by default there; on a Dask scheduler and workers "
+        "that were started by hand, without burla, plain or with TLS; on a LocalCluster of threads or processes",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    elsewhere = config.getoption("--on") != "local"
     for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if elsewhere and (item.get_closest_marker("local") or not LOCAL_FIXTURES.isdisjoint(fixtures)):
+            item.add_marker(pytest.mark.skip(reason="about the local cluster"))
         folder = item.path.relative_to(TESTS).parts[0]
         if folder in MARKED_FOLDERS:
             item.add_marker(folder)
@@ -142,6 +159,36 @@ def scripts(tmp_path: Path) -> Iterator[Scripts]:
     for process in scripts.started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster_in_use(
+    shared_home: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """The cluster of `--on`, for this process and, as far as they can reach it, for its scripts."""
+    kind = request.config.getoption("--on")
+    if kind == "local":
+        yield
+        return
+    import burla
+    from tests import dask_clusters
+
+    folder = tmp_path_factory.mktemp("cluster")
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        if kind in ("plain", "tls"):
+            python = dask_clusters.bare_python(folder / "python")
+            made = stack.enter_context(dask_clusters.hand_started(folder, python, tls=kind == "tls"))
+            patch.setenv("BURLA_CLUSTER", made.address)
+            for name, path in made.keys.items():
+                option = name.removeprefix("tls_").replace("client_", "client__")
+                patch.setenv(f"DASK_DISTRIBUTED__COMM__TLS__{option.upper()}", path)
+            dask.config.refresh()
+        else:
+            cluster = stack.enter_context(dask_clusters.local_cluster(processes=kind == "processes"))
+            stack.enter_context(burla.use(cluster))
+            if kind == "processes":
+                patch.setenv("BURLA_CLUSTER", cluster.scheduler_address)
+        yield
 
 
 # helpers --------------------------------------------------------------------------------------------------------------

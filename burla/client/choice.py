@@ -14,6 +14,7 @@ from typing import Any
 
 from burla import protocol
 from burla.client.connection import DaskTarget
+from burla.client.signals import import_whole
 from burla.clusters import registry
 from burla.clusters.borrowed import prepare
 from burla.clusters.registry import Entry
@@ -108,6 +109,7 @@ def _set(choice: Choice | None) -> None:
 def _of(entry: Entry | None, why: str) -> Choice:
     if entry is None:
         return Choice(None, why)
+    import_whole("distributed")
     return Choice(DaskTarget(entry.address, entry.security()), why, entry.name)
 
 

@@ -18,5 +18,9 @@ async def ask(address: str, security: Any, operation: str, timeout_s: float, **a
     from distributed.core import rpc
 
     connection_args = security.get_connection_args("client") if security is not None else {}
-    async with rpc(address, timeout=timeout_s, connection_args=connection_args) as scheduler:
-        return await asyncio.wait_for(getattr(scheduler, operation)(**arguments), 2 * timeout_s)
+    try:
+        async with rpc(address, timeout=timeout_s, connection_args=connection_args) as scheduler:
+            return await asyncio.wait_for(getattr(scheduler, operation)(**arguments), 2 * timeout_s)
+    except OSError as error:
+        text = str(error) or f"no answer in {timeout_s:g} s"
+        raise ConnectionError(f"no Dask scheduler answers at {address}: {text}") from error

@@ -145,6 +145,8 @@ class Dispatch:
             self.replace()
         if job.core.unfinished < min(unfinished, sum(job.granted.values())):
             self.replace()  # slots that it cannot use any more are somebody else's
+        if trade.handed_back and trade.running >= trade.held:
+            self._feed()  # others first: what waits behind a long call would come back to it
         slices = ()
         if trade.want and job.granted.get(node):
             slices = self._slices(job, node, self._share(job, trade.want))
@@ -227,10 +229,11 @@ class Dispatch:
     def _feed(self) -> None:
         """Give calls that came back to nodes that asked for some in vain."""
         for job in list(self._head.jobs.values()):
-            for node, want in list(job.hungry.items()):
+            idle = {node: job.held.get(node, 0) - job.running.get(node, 0) for node in job.hungry}
+            for node in sorted(idle, key=lambda node: -idle[node]):
                 if not job.core.waiting or self.paused:
                     break
-                if slices := self._slices(job, node, self._share(job, want)):
+                if slices := self._slices(job, node, self._share(job, job.hungry[node])):
                     del job.hungry[node]
                     self._tell(node, MoreWork(job.spec.id, slices))
 

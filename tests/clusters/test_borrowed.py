@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -18,68 +14,7 @@ import burla
 from burla import InvalidType, WorkerCrashed, remote_parallel_map
 from burla.clusters import borrowed
 from tests.conftest import Ledger, Scripts, cluster_processes, process_kind, wait_until
-
-
-@dataclass
-class Borrowed:
-    """A plain `dask scheduler`, and `dask worker`s of one thread each."""
-
-    folder: Path
-    address: str = ""
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        with open(self.folder / "log.txt", "ab") as log:
-            command = [sys.executable, "-m", f"distributed.cli.{module}", "--host", "127.0.0.1", *arguments]
-            options = ["--dashboard-address", "127.0.0.1:0"]
-            process = subprocess.Popen([*command, *options], stdout=log, stderr=log, cwd=self.folder)
-        self.processes.append(process)
-        return process
-
-    def add_worker(self, nanny: str) -> subprocess.Popen[bytes]:
-        return self.start("dask_worker", self.address, "--nthreads", "1", nanny)
-
-
-def end(processes: list[subprocess.Popen[bytes]]) -> None:
-    family = [child for process in processes if process.poll() is None for child in _children(process.pid)]
-    for process in reversed(processes):
-        process.terminate()
-    for process in processes:
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    wait_until(lambda: not any(child.is_running() for child in family), 15, "the end of all their children")
-
-
-def _children(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Borrowed]:
-    made = Borrowed(tmp_path_factory.mktemp("borrowed"))
-    try:
-        file = made.folder / "scheduler.json"
-        made.start("dask_scheduler", "--port", "0", "--scheduler-file", str(file))
-        wait_until(lambda: file.exists() and file.stat().st_size, 30, "the scheduler")
-        with Client(scheduler_file=str(file), set_as_default=False) as client:
-            assert client.scheduler is not None
-            made.address = client.scheduler.address
-            made.add_worker("--nanny")  # the default
-            made.add_worker("--no-nanny")
-            client.wait_for_workers(2, timeout=30)
-        yield made
-    finally:
-        end(made.processes)
-
-
-@pytest.fixture
-def in_use(cluster: Borrowed) -> Iterator[Borrowed]:
-    burla.use(cluster.address)
-    yield cluster
-    burla.use(None)
+from tests.dask_clusters import HandStarted, children
 
 
 def where() -> set[int]:
@@ -93,7 +28,7 @@ def where() -> set[int]:
     return set(remote_parallel_map(call, [0])[0])
 
 
-def test_an_address_or_a_client_is_used_and_none_goes_back(cluster: Borrowed):
+def test_an_address_or_a_client_is_used_and_none_goes_back(cluster: HandStarted):
     workers = {process.pid for process in cluster.processes}
     try:
         burla.use(cluster.address)
@@ -110,20 +45,20 @@ def test_an_address_or_a_client_is_used_and_none_goes_back(cluster: Borrowed):
 
 
 @pytest.mark.parametrize("wrong", [5, b"tcp://127.0.0.1:1", object])
-def test_what_is_no_cluster_is_refused_and_changes_nothing(in_use: Borrowed, wrong: object):
+def test_what_is_no_cluster_is_refused_and_changes_nothing(in_use: HandStarted, wrong: object):
     with pytest.raises(InvalidType, match=r"address of a Dask scheduler, a distributed\.Client"):
         burla.use(wrong)
     assert where() & {process.pid for process in in_use.processes}
 
 
-def test_an_address_where_nobody_answers_is_an_oserror(in_use: Borrowed, monkeypatch: pytest.MonkeyPatch):
+def test_an_address_where_nobody_answers_is_an_oserror(in_use: HandStarted, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(borrowed, "ANSWER_S", 1.0)
     with pytest.raises(OSError, match=r"127\.0\.0\.1:1"):
         burla.use("tcp://127.0.0.1:1")
     assert where() & {process.pid for process in in_use.processes}
 
 
-def test_results_and_prints_come_from_both_workers(in_use: Borrowed, capfd: pytest.CaptureFixture[str]):
+def test_results_and_prints_come_from_both_workers(in_use: HandStarted, capfd: pytest.CaptureFixture[str]):
     def call(x: int) -> tuple[int, int]:
         import os
         import sys
@@ -142,7 +77,7 @@ def test_results_and_prints_come_from_both_workers(in_use: Borrowed, capfd: pyte
     assert sorted(captured.err.splitlines()) == sorted(f"err {x}" for x in range(40))
 
 
-def test_an_exception_is_raised_here(in_use: Borrowed):
+def test_an_exception_is_raised_here(in_use: HandStarted):
     class Mine(Exception):
         pass
 
@@ -156,7 +91,7 @@ def test_an_exception_is_raised_here(in_use: Borrowed):
     assert raised.value.burla_input_index == 3  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_a_call_that_kills_its_process_is_named_and_the_workers_live(in_use: Borrowed):
+def test_a_call_that_kills_its_process_is_named_and_the_workers_live(in_use: HandStarted):
     def call(x: int) -> int:
         import os
         import signal
@@ -172,7 +107,7 @@ def test_a_call_that_kills_its_process_is_named_and_the_workers_live(in_use: Bor
     assert remote_parallel_map(abs, [-1]) == [1]
 
 
-def test_nested_calls_run_on_the_same_workers(in_use: Borrowed):
+def test_nested_calls_run_on_the_same_workers(in_use: HandStarted):
     def outer(x: int) -> list[list[int]]:
         import psutil
 
@@ -191,7 +126,7 @@ def test_nested_calls_run_on_the_same_workers(in_use: Borrowed):
         assert all(set(call) & workers for call in calls)
 
 
-def test_a_job_that_lasts_shows_as_a_dask_task_on_each_worker(in_use: Borrowed, tmp_path: Path):
+def test_a_job_that_lasts_shows_as_a_dask_task_on_each_worker(in_use: HandStarted, tmp_path: Path):
     """It makes a busy cluster look busy, to a dashboard and to adaptive scaling."""
 
     def call(path: str) -> bool:
@@ -221,7 +156,7 @@ def test_a_job_that_lasts_shows_as_a_dask_task_on_each_worker(in_use: Borrowed, 
         wait_until(lambda: not shown(), 15, "the end of the tasks")
 
 
-def test_a_second_process_uses_it_at_the_same_time(in_use: Borrowed, scripts: Scripts):
+def test_a_second_process_uses_it_at_the_same_time(in_use: HandStarted, scripts: Scripts):
     script = scripts.start(
         """
         import sys, time
@@ -250,7 +185,7 @@ def test_a_second_process_uses_it_at_the_same_time(in_use: Borrowed, scripts: Sc
     assert sorted(out.splitlines()) == sorted(f"theirs {x}" for x in range(100))
 
 
-def test_closing_the_generator_stops_the_calls(in_use: Borrowed, ledger: Ledger):
+def test_closing_the_generator_stops_the_calls(in_use: HandStarted, ledger: Ledger):
     write = ledger.writer()
 
     def call(x: int) -> int:
@@ -268,7 +203,7 @@ def test_closing_the_generator_stops_the_calls(in_use: Borrowed, ledger: Ledger)
     wait_until(lambda: not any(map(psutil.pid_exists, map(int, ledger.entries()))), 5, "the end of the calls")
 
 
-def test_the_calls_of_a_worker_that_is_killed_run_elsewhere(in_use: Borrowed, ledger: Ledger):
+def test_the_calls_of_a_worker_that_is_killed_run_elsewhere(in_use: HandStarted, ledger: Ledger):
     write = ledger.writer()
 
     def parent(x: int) -> int:
@@ -292,18 +227,18 @@ def test_the_calls_of_a_worker_that_is_killed_run_elsewhere(in_use: Borrowed, le
         wait_until(lambda: len(set(remote_parallel_map(parent, range(30)))) == 3, 30, "calls on three workers")
         results = remote_parallel_map(call, range(100), generator=True)
         seen = [next(results) for _ in range(20)]
-        children = _children(victim.pid)
+        family = children(victim.pid)
         victim.kill()
         victim.wait()
         seen += results
     assert sorted(seen) == list(range(100))
     counts = [sum(entry.split()[0] == str(x) for entry in ledger.entries()) for x in range(100)]
     assert min(counts) == 1 and sum(counts) - 100 <= 10, "only what ran there, or had just ended, ran again"
-    wait_until(lambda: not any(child.is_running() for child in children), 10, "the end of its children")
+    wait_until(lambda: not any(child.is_running() for child in family), 10, "the end of its children")
 
 
 def test_a_detached_job_says_which_cluster_it_goes_on_on_and_remembers_it(
-    in_use: Borrowed, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    in_use: HandStarted, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     gate = tmp_path / "gate"
 
@@ -320,8 +255,8 @@ def test_a_detached_job_says_which_cluster_it_goes_on_on_and_remembers_it(
     assert next(results) == 0
     job = burla.current_job()
     assert job is not None and capfd.readouterr().err == (
-        f"burla: job {job.id} is safe: it goes on on the cluster {in_use.address} without this process. "
-        f"To come back: burla.attach({job.id!r})\n"
+        f"burla: job {job.id} is safe: it goes on on the cluster {in_use.address} without this process, for as "
+        f"long as its scheduler lives, which holds it. To come back: burla.attach({job.id!r})\n"
     )
     results.close()
     burla.use(None)

@@ -105,6 +105,7 @@ for name in ("SIGINT", "SIGTERM", "SIGHUP"):
     assert script.stderr.read() == ""
 
 
+@pytest.mark.local
 def test_nothing_but_the_idle_cluster_is_left(scripts: Scripts, ledger: Ledger):
     script = scripts.start(SLEEPERS + "remote_parallel_map(call, range(6))", str(ledger.path))
     calls = wait_for_calls(ledger)
@@ -483,6 +484,7 @@ def test_a_client_that_is_cut_off_for_a_while_catches_up(wire: Wire, scripts: Sc
     assert len(ledger.entries()) == 200
 
 
+@pytest.mark.local
 def test_the_terminals_interrupt_does_not_reach_the_cluster(scripts: Scripts, ledger: Ledger, tmp_path: Path):
     """Ctrl-C sends SIGINT to the whole foreground process group; the cluster is in a session of its own."""
     before = {process.pid for process in cluster_processes(os.environ) if process_kind(process) != "child"}

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from burla.api import attach, current_job, jobs, remote_parallel_map, submit, use
     from burla.cloud_api import create_cluster, delete_cluster, scale_cluster
     from burla.cluster_state import cluster_status, stop_cluster
+    from burla.configured import configure
     from burla.display.failures import ErrorGroup
     from burla.errors import (
         ArgumentMismatch,
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
         ClusterError,
         ClusterLost,
         ClusterStartFailed,
+        EnvironmentFailed,
+        EnvironmentNeeded,
         FunctionNotPicklable,
         FunctionTooBig,
         InputNotPicklable,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
         NoNodes,
         NoResult,
         OutOfMemory,
+        PythonMismatch,
         RemoteError,
         ResultNotPicklable,
         StoreBusy,
@@ -59,6 +63,8 @@ __all__ = [
     "ClusterError",
     "ClusterLost",
     "ClusterStartFailed",
+    "EnvironmentFailed",
+    "EnvironmentNeeded",
     "ErrorGroup",
     "FunctionNotPicklable",
     "FunctionTooBig",
@@ -74,6 +80,7 @@ __all__ = [
     "NoNodes",
     "NoResult",
     "OutOfMemory",
+    "PythonMismatch",
     "RemoteError",
     "ResultNotPicklable",
     "StoreBusy",
@@ -88,6 +95,7 @@ __all__ = [
     "attach",
     "cluster_status",
     "clusters",
+    "configure",
     "create_cluster",
     "current_job",
     "delete_cluster",
@@ -109,6 +117,7 @@ _MODULES = {
     "scale_cluster": "burla.cloud_api",
     "Job": "burla.job",
     "attach": "burla.api",
+    "configure": "burla.configured",
     "current_job": "burla.api",
     "jobs": "burla.api",
     "remote_parallel_map": "burla.api",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, Literal, TypeVar, overload
 
 from burla import begin, follow, options, serialize, views
@@ -147,6 +147,8 @@ def submit(
     detach: bool = True,
     on_error: Literal["raise", "continue"] = "raise",
     resume: str | Job | None = None,
+    packages: Iterable[str] = (),
+    env_vars: Mapping[str, str] = options.NO_VARIABLES,
 ) -> Job:
     """Start a job in the background: return when its inputs are in the cluster's store.
 
@@ -161,6 +163,8 @@ def submit(
     resume
         The id of an ended job, or the job: results of inputs that are the same there (at the same position, equal in
         content) are taken over, the others run.
+    packages, env_vars
+        As for `configure`, for this job alone, besides those.
 
     Raises
     ------
@@ -168,8 +172,9 @@ def submit(
         Of `burla.errors`, such as UnknownJob and JobUnfinished for `resume`; nothing has run then.
     """
     wanted = options.check(
-        function_, inputs, func_cpu, func_ram, func_gpu, image, grow, max_parallelism, detach, False, False, on_error
-    )
+        function_, inputs, func_cpu, func_ram, func_gpu, image, grow, max_parallelism, detach, False, False, on_error,
+        packages, env_vars,
+    )  # fmt: skip
     if resume is not None and not isinstance(resume, (str, Job)):
         raise InvalidType(f"resume={resume!r}: it must be the id of a job, a Job, or None.")
     with interruptible():

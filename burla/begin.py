@@ -13,9 +13,10 @@ from burla import blobs, config, serialize, serialize_inputs
 from burla.client import current
 from burla.client.connection import Connection
 from burla.client.job import ClientJob, new_id
+from burla.equip import equip, located
 from burla.errors import BurlaError, JobUnfinished
 from burla.options import Options
-from burla.protocol import CallContext, GetInputs, GetJob, JobInfo, JobSpec
+from burla.protocol import CallContext, GetInputs, GetJob, JobInfo, JobSpec, Variables, python_tag
 from burla.resume import Comparison
 
 
@@ -38,7 +39,8 @@ def begin(
         id=new_id(),
         function_name=name,
         function=pickled,
-        context=_context(),
+        context=_context(wanted.variables),
+        python=python_tag(),
         func_cpu=wanted.func_cpu,
         func_ram_bytes=wanted.func_ram_bytes,
         func_gpu=wanted.func_gpu,
@@ -56,7 +58,14 @@ def begin(
         comparison = None if resume is None else _comparison(connection, resume)
         if comparison is not None:
             spec, blocks = replace(spec, resumed=comparison.job_id), comparison.watch(blocks)
-        job = ClientJob(connection, spec, lambda lost: current.instead_of(lost, say))
+        spec = located(spec, connection)
+        job = ClientJob(
+            connection,
+            spec,
+            wanted.variables,
+            again=lambda lost: current.instead_of(lost, say),
+            equip=lambda spec, shared: equip(spec, shared, connection, function, wanted.packages),
+        )
         job.submit(blocks, None if comparison is None else comparison.resume, sent)
     except BaseException as error:
         if wanted.detach and not isinstance(error, BurlaError):  # those say themselves what was wrong
@@ -96,9 +105,9 @@ def _owner() -> str:
         return str(os.getuid())
 
 
-def _context() -> CallContext:
+def _context(variables: Variables) -> CallContext:
     return CallContext(
         cwd=os.getcwd(),
-        environ=dict(os.environ),
+        environ={name: value for name, value in os.environ.items() if name not in variables.values},
         sys_path=tuple(os.path.abspath(entry) if isinstance(entry, str) else str(entry) for entry in sys.path),
     )

@@ -11,6 +11,8 @@ BurlaError
 ├── WorkerCrashed                                        a call killed its process
 ├── OutOfMemory                                          a call needs more memory than it may have, or there is
 ├── NoNodes, NoCompatibleNodes                           nothing can run the calls
+├── PythonMismatch                                       the nodes have another Python
+├── EnvironmentFailed                                    what the function needs cannot be had on a node
 ├── JobCancelled                                         somebody else stopped the job
 ├── MissingExtra                                         an optional package is not installed
 ├── UnknownJob (LookupError)                             no such job on this cluster
@@ -26,6 +28,7 @@ BurlaError
     ├── StoreDamaged                                     what the head had stored cannot be read any more
     ├── StoreBusy, StoreUnknown                          the head cannot use its store
     ├── BlobBroken                                       a large value has to be sent again (handled by burla)
+    ├── EnvironmentNeeded                                nodes lack this machine's disk (handled by burla)
     └── UnsafeFiles                                      keys that somebody else can read or write
 """
 
@@ -162,6 +165,14 @@ class NoCompatibleNodes(BurlaError):
     """The cluster has nodes, and none fits what a call asks for. Facts: `asked`, `available`."""
 
 
+class PythonMismatch(BurlaError):
+    """The nodes that do not share this machine's disk have another Python. Facts: `here`, `there`."""
+
+
+class EnvironmentFailed(BurlaError):
+    """What the function needs cannot be had on a node. Facts, of a failed installation: `missing`, by name why."""
+
+
 class JobCancelled(BurlaError):
     """The job was stopped by somebody else, or because its client was silent for too long."""
 
@@ -227,6 +238,10 @@ class StoreUnknown(ClusterError):
 
 class BlobBroken(ClusterError):
     """The head lacks the beginning of a large value, because it was started again: it is sent anew."""
+
+
+class EnvironmentNeeded(ClusterError):
+    """Nodes do not share the client's disk: the job has to say what it needs. Facts: `shared`, whether others do."""
 
 
 class UnsafeFiles(ClusterError):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-from burla import images
+from burla import configured, images
 from burla.errors import InvalidType, InvalidValue
-from burla.protocol import ANY_GPU, JobState
+from burla.protocol import ANY_GPU, JobState, Variables
 
 GB = 1_000_000_000
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 GPUS = {
     "A100": "A100_40G",
     "A100_40G": "A100_40G",
@@ -42,6 +44,8 @@ class Options:
     generator: bool
     spinner: bool
     on_error: str
+    packages: tuple[str, ...]
+    variables: Variables
 
 
 def check(
@@ -57,6 +61,8 @@ def check(
     generator: Any,
     spinner: Any,
     on_error: Any = "raise",
+    packages: Any = (),
+    env_vars: Any = NO_VARIABLES,
 ) -> Options:
     """Return the options. Raises InvalidValue or InvalidType, which name the parameter."""
     if not callable(function):
@@ -87,6 +93,8 @@ def check(
         generator=generator,
         spinner=spinner,
         on_error=_on_error(on_error),
+        packages=configured.packages() + configured.checked_packages(packages),
+        variables=configured.variables().and_these(configured.checked_variables(env_vars)),
     )
 
 

@@ -9,6 +9,7 @@ nothing.
 from __future__ import annotations
 
 import enum
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,13 @@ TIME_BOX_S = 0.05  # a child reports, and hands back what it did not start, this
 POLL_S = 20.0  # the longest that the head keeps a poll waiting
 STDOUT, STDERR = 1, 2
 ANY_GPU = "any"  # a `func_gpu` that every GPU fits
+MISSING = "burla_missing"  # an attribute of exceptions: ("path" or "variable", name) of what a node does not have
+PARTS = "parts"  # in the place of a job's id: blobs that jobs share, named by the hash of their content
+
+
+def python_tag() -> str:
+    """Return which Python this is, such as `cpython 3.11`: pickled functions run on no other."""
+    return f"{sys.implementation.name} {sys.version_info[0]}.{sys.version_info[1]}"
 
 
 class JobState(enum.Enum):
@@ -193,6 +201,32 @@ KIND_OF: dict[type[Event], Kind] = {
 }
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Variables:
+    """Environment variables; their values are not shown, so that they do not get into logs."""
+
+    values: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Variables({', '.join(self.values)})"
+
+    def and_these(self, others: Variables) -> Variables:
+        """Return these variables and others; of two with one name, the other one."""
+        return Variables({**self.values, **others.values})
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The machine of a client, as a node can tell whether it has the same disk: a file that only this user reads.
+
+    `digest`: of the content of the file at `path`; `executable`: the client's Python.
+    """
+
+    path: str
+    digest: str
+    executable: str
+
+
 @dataclass(frozen=True, slots=True)
 class CallContext:
     """What a call sees of its caller: working directory, environment, `sys.path`."""
@@ -223,6 +257,10 @@ class JobSpec:
     on_error: str = "raise"  # or "continue": a failure is the outcome of its call alone
     owner: str = ""  # the user who asked for it
     resumed: str | None = None  # the job whose results it took over
+    python: str = ""  # the client's, as in `NodeOffer`
+    origin: Origin | None = None  # who has its disk runs calls as they would run there; None: every node has, or none
+    environment: str | None = None  # what the others need: a document of `burla.environment`, only passed on
+    sealed: str | None = None  # environment variables, encrypted by the head
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +273,7 @@ class Snapshot:
     failed: int  # calls that raised, or crashed for the last time
     running: int
     nodes: int
+    installing: int = 0  # nodes that prepare for it what its function needs
     rate_per_s: float | None = None  # outcomes of late; None: not known
     retries: int = 0  # calls that were begun again, because the process that ran them was lost
     slowest: tuple[tuple[int, float], ...] = ()  # (input, seconds so far) of calls that run, the longest first
@@ -276,11 +315,16 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A new job. With `total` known, these are all its inputs. Reply: `Events`, or an error. May be sent again."""
+    """A new job. With `total` known, these are all its inputs. Reply: `Events`, or an error. May be sent again.
+
+    `variables` are what the head seals into the spec. Refused: EnvironmentNeeded, if nodes lack the client's disk and
+    the spec does not say what the function needs.
+    """
 
     spec: JobSpec
     blocks: tuple[Block, ...] = ()
     total: int | None = None
+    variables: Variables = Variables()
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,6 +483,13 @@ class GetPiece:
 
 
 @dataclass(frozen=True, slots=True)
+class GetMissing:
+    """Reply: those of these blobs, shared by jobs and named by their content, that the head does not have."""
+
+    blobs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Goodbye:
     """The client ends, and its attached jobs with it. Reply: None."""
 
@@ -487,6 +538,7 @@ class NodeOffer:
     ram_bytes: int
     gpus: tuple[Gpu, ...] = ()
     image: str | None = None
+    python: str = field(default_factory=python_tag)
 
     @property
     def gpu_counts(self) -> Mapping[str, int]:
@@ -571,6 +623,19 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Preparing:
+    """How far a node is with what the function of a job needs. No reply.
+
+    `busy`: it goes on; `notices`: for the user; `error`: the pickle of the BurlaError for which it cannot run the job.
+    """
+
+    job: str
+    busy: bool
+    notices: tuple[str, ...] = ()
+    error: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Relay:
     """A message of a child's own client: its call made a nested call. Reply: that message's reply."""
 
@@ -591,10 +656,18 @@ class RelayEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class HasDisk:
+    """Reply: whether the node shares the disk of a client."""
+
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
 class BeginLease:
     """A lease on this job begins; how large it is, `SetSlots` says. No reply."""
 
     spec: JobSpec
+    variables: Variables = Variables()
 
 
 @dataclass(frozen=True, slots=True)
@@ -625,15 +698,28 @@ class EndLease:
 
 
 @dataclass(frozen=True, slots=True)
+class Inherited:
+    """What calls within a call have in common with it, as in `JobSpec`."""
+
+    origin: Origin | None = None
+    environment: str | None = None
+    sealed: str | None = None
+    hidden: tuple[str, ...] = ()  # names of variables that must not be written down readably
+
+
+@dataclass(frozen=True, slots=True)
 class Prepare:
     """The first message to a child: become a child of this job."""
 
     job: str
     depth: int
     context: CallContext
-    environ: Mapping[str, str]  # on top of the caller's: thread counts, visible GPUs
+    environ: Variables  # on top of the caller's: thread counts, visible GPUs, what the user has set
     cpus: tuple[int, ...]  # affinity; empty: leave it
     function: bytes
+    inherited: Inherited = Inherited()
+    elsewhere: bool = False  # the caller's files and variables are not here
+    absent: Mapping[str, str] = field(default_factory=dict)  # modules that could not be installed, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -682,6 +768,7 @@ class Nested:
     job: str
     depth: int
     pid: int  # of the child; a process that it forks would speak on the same socket
+    inherited: Inherited
 
 
 nested: Nested | None = None  # set in children only

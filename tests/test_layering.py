@@ -27,6 +27,8 @@ BASE = {
     "burla.config",
     "burla.channel",
 }
+# what a node makes of a description; the description itself is the client's
+MADE = {f"burla.environment.{name}" for name in ("disk", "model", "installer", "prepare")}
 DASK = {"dask", "distributed", "tornado", "psutil"}
 ANY = {"*"}
 LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
@@ -39,26 +41,36 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.channel": (BASE, set(), set()),
     "burla.blobs": (BASE, set(), set()),
     "burla.ranges": (BASE, set(), set()),
-    "burla.options": (BASE, set(), set()),
+    "burla.configured": (BASE, set(), set()),
+    "burla.options": (BASE | {"burla.configured"}, set(), set()),
+    "burla.environment": (BASE | own("burla.environment"), {"packaging"}, {"packaging"}),
+    "burla.environment.disk": (BASE, set(), set()),
+    "burla.environment.model": (BASE, set(), set()),
+    "burla.environment.installer": (BASE, set(), set()),
+    "burla.environment.prepare": (BASE | MADE, set(), set()),
     "burla.resume": (BASE, set(), set()),
     "burla.job_parts": (BASE | own("burla.display"), set(), set()),
     "burla.display": (BASE | own("burla.display"), {"rich"}, {"rich"}),
-    "burla.node": (BASE | own("burla.node"), DASK, DASK | {"pynvml"}),
+    "burla.node": (BASE | own("burla.node") | MADE, DASK, DASK | {"pynvml"}),
+    "burla.node.setting": (BASE | own("burla.node") | MADE | {"burla"}, {"cloudpickle"}, set()),  # these travel
     "burla.node.child": (
         {
             "burla.errors",
             "burla.protocol",
             "burla.serialize",
             "burla.serialize_*",
+            "burla.node.elsewhere",
             "burla.node.shared",
             "burla.node.stdio",
         },
         set(),
         set(),
     ),
+    "burla.node.elsewhere": ({"burla.protocol"}, set(), set()),
     "burla.node.shared": (set(), set(), set()),
     "burla.node.stdio": (set(), set(), set()),
     "burla.head": (BASE | own("burla.head"), DASK, DASK),
+    "burla.head.vault": (BASE, set(), {"cryptography"}),
     "burla.head.plugin": (BASE | own("burla.head") | {"burla.node.plugin"}, DASK, DASK),  # it installs the node side
     "burla.head.guest": (BASE | own("burla.head") | {"burla.node.plugin"}, DASK, DASK),
     "burla.clusters": (
@@ -72,6 +84,8 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     # imported inside functions only: its packages are optional
     "burla.clusters.aws": (BASE | own("burla.clusters"), {"botocore", "dask_cloudprovider"}, ANY),
     "burla.client": (BASE | own("burla.client", "burla.clusters"), DASK, DASK),
+    "burla.client.outcome": (BASE | own("burla.client") | {"burla.environment.hints"}, set(), set()),
+    "burla.equip": (BASE | own("burla.client", "burla.environment"), set(), set()),
     "burla.job": (
         BASE
         | own("burla.client", "burla.display")
@@ -81,7 +95,11 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     ),
     "burla.job_reader": (BASE | own("burla.client") | {"burla.job_parts"}, set(), set()),
     "burla.job_list": (BASE | own("burla.client", "burla.display") | {"burla.job"}, set(), set()),
-    "burla.begin": (BASE | own("burla.client", "burla.display") | {"burla.options", "burla.resume"}, set(), set()),
+    "burla.begin": (
+        BASE | own("burla.client", "burla.display") | {"burla.equip", "burla.options", "burla.resume"},
+        set(),
+        set(),
+    ),
     "burla.api": (own("burla"), ANY, ANY),
     "burla.follower": (BASE | own("burla.client", "burla.display"), set(), set()),
     "burla.follow": (BASE | own("burla.client", "burla.display") | {"burla.follower", "burla.job"}, set(), set()),

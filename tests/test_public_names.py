@@ -22,6 +22,8 @@ ERRORS = {
     "ClusterError",
     "ClusterLost",
     "ClusterStartFailed",
+    "EnvironmentFailed",
+    "EnvironmentNeeded",
     "FunctionNotPicklable",
     "FunctionTooBig",
     "InputNotPicklable",
@@ -35,6 +37,7 @@ ERRORS = {
     "NoNodes",
     "NoResult",
     "OutOfMemory",
+    "PythonMismatch",
     "RemoteError",
     "ResultNotPicklable",
     "StoreBusy",
@@ -51,6 +54,7 @@ FUNCTIONS = {
     "clusters",
     "create_cluster",
     "delete_cluster",
+    "configure",
     "function_parts",
     "scale_cluster",
     "stop_cluster",
@@ -123,6 +127,8 @@ def test_submit_takes_the_options_of_the_call_by_name():
         "max_parallelism": None,
         "detach": True,
         "on_error": "raise",
+        "packages": (),
+        "env_vars": {},
         "resume": None,
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 from burla import blobs, serialize
 from burla.client import running
 from burla.client.connection import Connection
-from burla.errors import BlobBroken, BurlaError, ClusterLost, JobCancelled, UnknownJob
+from burla.errors import BlobBroken, BurlaError, ClusterLost, EnvironmentNeeded, JobCancelled, UnknownJob
 from burla.protocol import (
     BLOB_BYTES,
     MESSAGE_BYTES,
@@ -32,6 +32,7 @@ from burla.protocol import (
     Resume,
     Snapshot,
     Submit,
+    Variables,
 )
 
 log = logging.getLogger(__name__)
@@ -43,13 +44,25 @@ CANCEL_S = 5.0
 class ClientJob:
     """One job of this process. Read `events` to the end, or call `stop`; `forget` what nobody wants any more."""
 
-    def __init__(self, connection: Connection, spec: JobSpec, again: Callable[[Connection], Connection]):
-        """`again` gives a connection in place of one whose cluster has ended."""
+    def __init__(
+        self,
+        connection: Connection,
+        spec: JobSpec,
+        variables: Variables,
+        again: Callable[[Connection], Connection],
+        equip: Callable[[JobSpec, bool], JobSpec],
+    ):
+        """`again` gives a connection in place of one whose cluster has ended.
+
+        `equip` adds what the function needs on nodes without this machine's disk; it is told whether others have it.
+        """
         self.total = 0
         self.detached = False  # it goes on without this process
         self._connection = connection
         self._again = again
+        self._equip = equip
         self._spec = spec
+        self._variables = variables
         self._first: Events | None = None
         self._snapshot: Snapshot | None = None
 
@@ -91,7 +104,7 @@ class ClientJob:
             whole = rest is None and resume is None and not _is_large(self._spec.function)
             if whole and not self._spec.detach:  # the reply waits a moment for results, not for the store
                 self.total = sum(block.count for block in first)
-                self._begin(Submit(self._spec, tuple(first), self.total))
+                self._begin(tuple(first), self.total)
             else:
                 self._send(first, stream if rest is None else itertools.chain([rest], stream), resume, sent)
             self.detached = self._spec.detach
@@ -102,15 +115,24 @@ class ClientJob:
                 self.forget()
             raise
 
-    def _begin(self, message: Submit) -> None:
-        """Send the first message. A head takes a job once, so it may be repeated: the cluster may just have ended."""
+    def _begin(self, blocks: tuple[Block, ...], total: int | None) -> None:
+        """Send the first message; when the head says that the function needs more than itself, that too."""
         try:
-            first: Events = self._connection.run(self._connection.ask_again(message))
-        except (ClusterLost, JobCancelled):
-            self._connection = self._again(self._connection)
-            first = self._connection.ask(message)
+            first = self._ask_begin(blocks, total)
+        except EnvironmentNeeded as needed:
+            self._spec = self._equip(self._spec, needed.shared)
+            first = self._ask_begin(blocks, total)
         self._first, self._snapshot = first, first.snapshot
         running.add(self)
+
+    def _ask_begin(self, blocks: tuple[Block, ...], total: int | None) -> Events:
+        """Begin the job. A head takes a job once, so it may be asked again: the cluster may just have ended."""
+        message = Submit(self._spec, blocks, total, self._variables)
+        try:
+            return self._connection.run(self._connection.ask_again(message))
+        except (ClusterLost, JobCancelled):
+            self._connection = self._again(self._connection)
+            return self._connection.ask(message)
 
     def _send(
         self,
@@ -148,11 +170,11 @@ class ClientJob:
         """Begin the job with its first blocks, and send its function after it if that is large."""
         data = self._spec.function
         if not isinstance(data, bytes) or not _is_large(data):
-            return self._begin(Submit(self._spec, first))
+            return self._begin(first, None)
         while True:
             blob = blobs.describe(data)
             self._spec = replace(self._spec, function=blob)
-            self._begin(Submit(self._spec, first))
+            self._begin(first, None)
             try:
                 return self._connection.run(blobs.send(self._connection.ask_again, self.id, blob, data))
             except BlobBroken:  # the head was started again in the middle; a job names its function for good

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 from burla import serialize
+from burla.environment import hints
 from burla.errors import JobCancelled, StoreDamaged
 from burla.protocol import Ended, Event, Failure, JobState, Lost
 from burla.ranges import Ranges
@@ -28,6 +29,7 @@ class Outcome:
         match event:
             case Failure(_, payload) if self._failure is None:
                 self._failure = serialize.load_exception(payload)
+                hints.add(self._failure)
             case Lost(start, stop):
                 self.lose(start, stop)
             case Ended(state, error):

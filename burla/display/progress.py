@@ -129,6 +129,8 @@ class Progress:
             return "uploading" if self._uploaded else "connecting"
         if self.state is JobState.RUNNING and not self.nodes:
             return "waiting for a node"
+        if self.state is JobState.RUNNING and self._snapshot and self._snapshot.installing and not self.running:
+            return "installing packages"
         return PHASES[self.state]
 
     def elapsed_s(self, now_s: float) -> float:

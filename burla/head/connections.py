@@ -10,7 +10,7 @@ from typing import Any
 
 from burla.channel import Channel, Transport
 from burla.errors import BurlaError, ClusterLost, JobCancelled
-from burla.head import crashpoints
+from burla.head import crashpoints, disks
 from burla.head.head import Head
 from burla.head.history import History
 from burla.head.members import Session
@@ -26,6 +26,7 @@ from burla.protocol import (
     Forget,
     GetInputs,
     GetJob,
+    GetMissing,
     GetPiece,
     GetStatus,
     Goodbye,
@@ -34,6 +35,7 @@ from burla.protocol import (
     Joined,
     ListJobs,
     Poll,
+    Preparing,
     PutPiece,
     Relay,
     RelayEnded,
@@ -216,6 +218,9 @@ class Connection:
                     head.end_session(head.sessions[session_id], "the call that made it is gone")
             case Beat():
                 pass
+            case Preparing(job_id):
+                if job_id in head.jobs:
+                    head.dispatch.preparing(head.jobs[job_id], node, message)
             case GetPiece() | PutPiece():
                 return await self._history.piece(message)
             case _:
@@ -245,7 +250,9 @@ class Connection:
                     raise JobCancelled("the cluster is ending; call again to start another")
                 wait_s = 0.0 if total is None else 1.0
                 if message.spec.id not in head.jobs and not head.store.knows(message.spec.id):
-                    head.submit(message, session)
+                    await disks.look(message.spec.origin, head.dispatch.nodes.values())
+                    if message.spec.id not in head.jobs:  # sent again meanwhile
+                        head.submit(message, session)
                 events = await self._history.poll(Poll(message.spec.id, 0, wait_s))
                 if not events.next:
                     await head.written()  # what follows is about a job that a head started again knows
@@ -273,6 +280,8 @@ class Connection:
                 return await self._history.inputs(job_id, index)
             case GetPiece() | PutPiece():
                 return await self._history.piece(message)
+            case GetMissing(blobs):
+                return head.parts.missing(blobs)
             case Goodbye():
                 head.end_session(session, "its client has ended")
             case GetStatus():

@@ -27,6 +27,7 @@ class Demand:
     max_parallelism: int | None
     alone: bool = False  # no other call may run on its node, but nested ones
     had: float = 0.0  # CPUs, of late: see `turns`
+    barred: frozenset[str] = frozenset()  # nodes that cannot run it, whatever room they have
 
     @property
     def limit(self) -> int:
@@ -52,7 +53,8 @@ def demand_of(spec: JobSpec, order: int, unfinished: int) -> Demand:
 def fits(job: Demand, node: NodeOffer) -> bool:
     """Return whether one slot of the job fits on the node when it is empty."""
     return (
-        job.func_cpu <= node.cpus
+        node.id not in job.barred
+        and job.func_cpu <= node.cpus
         and (job.func_ram_bytes or 0) <= node.ram_bytes
         and (job.func_gpu is None or any(job.func_gpu in (gpu.name, ANY_GPU) for gpu in node.gpus))
         and (job.image is None or job.image == node.image)

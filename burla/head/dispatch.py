@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from burla import config
 from burla.channel import Channel
-from burla.errors import NoCompatibleNodes, StoreDamaged
-from burla.head import demands, jobs, place
+from burla.errors import EnvironmentNeeded, NoCompatibleNodes, PythonMismatch, StoreDamaged
+from burla.head import demands, disks, jobs, place
+from burla.head.demands import Demand
 from burla.head.members import NodeState
 from burla.head.room import Verdict, judge
 from burla.head.running import RunningJob
@@ -32,10 +35,12 @@ from burla.protocol import (
     NodeOffer,
     Notice,
     Output,
+    Preparing,
     Results,
     SetSlots,
     Slice,
     Trade,
+    Variables,
     Work,
 )
 
@@ -194,7 +199,7 @@ class Dispatch:
         self.replace()
 
     def _any_has(self, ram_bytes: int, job: RunningJob) -> bool:
-        demand = demands.demand_of(job.spec, 0, 0)
+        demand = replace(demands.demand_of(job.spec, 0, 0), barred=disks.barred(job.spec, self.nodes.values()))
         return any(
             node.offer.ram_bytes >= ram_bytes and demands.fits(demand, node.offer) for node in self.nodes.values()
         )
@@ -211,6 +216,7 @@ class Dispatch:
     def released(self, job: RunningJob, node: str) -> None:
         """A node runs no call of an ending job any more."""
         job.releasing.discard(node)
+        job.installing.discard(node)
         for known_slots in (job.granted, job.held, job.leases, job.running, job.long, job.queued, job.hungry):
             known_slots.pop(node, None)
         if not job.releasing:
@@ -269,7 +275,7 @@ class Dispatch:
         held = {(job.spec.id, node): slots for job in active for node, slots in job.slots_held().items()}
         offers = self.offers
         self._note_turn(time.monotonic())
-        wishes = [job.demand(offers, self._turns.had.get(job.spec.id, 0.0)) for job in active]
+        wishes = [self._wish(job, offers) for job in active]
         wanted = place.place(wishes, offers, held, self._lent())
         for (job_id, node), slots in wanted.items():
             job = self._head.jobs[job_id]
@@ -279,7 +285,7 @@ class Dispatch:
             if not job.granted:
                 self._head.apply(job, jobs.LeaseGranted(node))
             if node not in job.granted:
-                self._tell(node, BeginLease(job.spec))
+                self._tell(node, BeginLease(job.spec, self._variables(job)))
             job.granted[node] = slots
             job.leases[node] = job.leases.get(node, 0) + 1
             job.held[node] = max(before, job.held.get(node, 0))  # until the node has heard of this, and says so
@@ -290,6 +296,17 @@ class Dispatch:
         """Take in what each job has of the CPUs; return whether a turn begins that others may gain by."""
         contending = [job for job in self._head.jobs.values() if job.core.unfinished and job.complete.is_set()]
         return self._turns.note({job.spec.id: job.share() for job in contending}, now) and len(contending) > 1
+
+    def _wish(self, job: RunningJob, offers: list[NodeOffer]) -> Demand:
+        wish = job.demand(offers, self._turns.had.get(job.spec.id, 0.0))
+        return replace(wish, barred=disks.barred(job.spec, self.nodes.values()))
+
+    def _variables(self, job: RunningJob) -> Variables:
+        try:
+            return self._head.vault.open(job.spec.sealed)
+        except StoreDamaged as error:
+            self._head.cancel(job, error)
+            return Variables()
 
     def _lent(self) -> dict[str, dict[int, int]]:
         """Return, by node and depth, the CPUs of calls that wait for jobs of their own."""
@@ -305,10 +322,29 @@ class Dispatch:
     def _tell(self, node: str, message: object) -> None:
         self.nodes[node].channel.post(message)
 
+    def preparing(self, job: RunningJob, node: str, message: Preparing) -> None:
+        """A node tells how far it is with what the job's function needs."""
+        (job.installing.add if message.busy else job.installing.discard)(node)
+        for text in message.notices:
+            if text not in job.noted:
+                job.noted.add(text)
+                job.record(Notice(text))
+        job.journal.wake()
+        if message.error is None:
+            return
+        error = pickle.loads(message.error)
+        if isinstance(error, EnvironmentNeeded) and job.spec.origin is not None and node in self.nodes:
+            self.nodes[node].disks[job.spec.origin.digest] = False  # it came after the job did
+            job.record(Notice(f"node {self.nodes[node].offer.name} cannot run calls of this job: {error}"))
+            self.replace()
+        else:
+            self._head.cancel(job, error)
+
     def check_fit(self, spec: JobSpec) -> None:
-        """Raise NoCompatibleNodes if there are nodes and none of them fits."""
+        """Raise NoCompatibleNodes or PythonMismatch if there are nodes and none of them fits."""
         if not self.nodes:
             return
+        disks.check_python(spec, self.nodes.values())
         offers = self.offers
         demand = demands.demand_of(spec, 0, 0)
         if any(demands.fits(demand, offer) for offer in offers):
@@ -324,7 +360,7 @@ class Dispatch:
         """Stop a job if there are nodes and none of them fits."""
         try:
             self.check_fit(job.spec)
-        except NoCompatibleNodes as error:
+        except (NoCompatibleNodes, PythonMismatch) as error:
             self._head.cancel(job, error)
 
     def tick(self, now: float) -> None:

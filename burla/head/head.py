@@ -22,12 +22,14 @@ from burla.errors import (
     StoreFull,
     WorkerCrashed,
 )
-from burla.head import jobs
+from burla.head import disks, jobs
 from burla.head.dispatch import Dispatch
 from burla.head.journal import Journal
 from burla.head.members import Session
+from burla.head.parts import Parts
 from burla.head.running import RunningJob
 from burla.head.store import Store
+from burla.head.vault import Vault
 from burla.protocol import (
     Block,
     Ended,
@@ -48,8 +50,10 @@ MOST_DEPTH = 20  # of calls within calls: a function that calls itself without e
 class Head:
     """See the module. `leases_changed` is called when a lease begins or ends."""
 
-    def __init__(self, store: Store, leases_changed: Callable[[], None] = lambda: None):
+    def __init__(self, store: Store, parts: Parts, vault: Vault, leases_changed: Callable[[], None] = lambda: None):
         self.store = store
+        self.parts = parts
+        self.vault = vault
         self.jobs: dict[str, RunningJob] = {}  # that have not ended, or did a moment ago; of others the store knows
         self.sessions: dict[str, Session] = {}
         self.last_active = time.monotonic()
@@ -82,8 +86,12 @@ class Head:
     # clients
 
     def submit(self, message: Submit, session: Session) -> None:
-        """Take a new job. Raises NoCompatibleNodes at once if there are nodes and none fits; StoreFull."""
-        spec = message.spec
+        """Take a new job.
+
+        Raises NoCompatibleNodes or PythonMismatch at once if there are nodes and none fits; EnvironmentNeeded,
+        StoreFull.
+        """
+        spec = replace(message.spec, sealed=self.vault.seal(message.variables) or message.spec.sealed)
         if self.full is not None:
             raise self.full
         if session.node is not None:
@@ -93,6 +101,7 @@ class Head:
                     f"calls within calls are nested {MOST_DEPTH} deep; does {spec.function_name} call itself?"
                 )
         self.dispatch.check_fit(spec)
+        disks.check_environment(spec, self.dispatch.nodes.values())
         job = self.new_job(spec, session)
         if spec.grow:
             job.record(Notice("this cluster cannot grow: the job runs on what is there"))

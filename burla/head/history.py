@@ -8,6 +8,7 @@ from burla.head.head import Head
 from burla.head.records import StoredJob
 from burla.head.store import Store
 from burla.protocol import (
+    PARTS,
     Ended,
     Events,
     GetJob,
@@ -64,6 +65,8 @@ class History:
 
     async def piece(self, message: GetPiece | PutPiece) -> bytes | None:
         """Return, or take, a piece of a blob. Raises UnknownJob, StoreDamaged, BlobBroken, StoreFull."""
+        if message.job == PARTS:
+            return await self._head.parts.piece(message)
         running = self._head.jobs.get(message.job)
         number = await self.number(message.job)
         if isinstance(message, GetPiece):
@@ -134,7 +137,9 @@ class History:
 
     async def sweep(self, now_s: float) -> None:
         """Delete ended jobs that are past their retention, and the oldest ones if all are too large."""
-        for stored in expired(await self._store.jobs(), now_s, config.keep_s(), config.store_limit_bytes()):
+        kept = await self._store.jobs()
+        self._head.parts.sweep(now_s, config.keep_s(), [one.spec.environment or "" for one in kept])
+        for stored in expired(kept, now_s, config.keep_s(), config.store_limit_bytes()):
             self._head.jobs.pop(stored.spec.id, None)
             self._store.delete_job(stored.number)
 

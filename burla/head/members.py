@@ -17,6 +17,7 @@ class NodeState:
     channel: Channel
     address: str
     seen: float
+    disks: dict[str, bool] = field(default_factory=dict)  # by an origin's digest: whether it shares that disk
 
 
 @dataclass

@@ -17,8 +17,10 @@ from burla.channel import CommTransport
 from burla.head.connections import Connection, Service
 from burla.head.head import Head
 from burla.head.leases import LeaseTasks
+from burla.head.parts import Parts
 from burla.head.replay import replay
 from burla.head.store import Store
+from burla.head.vault import Vault
 from burla.node.plugin import NodePlugin, hold_lease
 from burla.protocol import HEAD_KEY, STOP_OP, STREAM_OP
 
@@ -57,7 +59,12 @@ class HeadPlugin(SchedulerPlugin):
         self._store = Store.open(
             self._folder / "store", on_full=lambda error: head.set_full(error), on_broken=self._broken
         )
-        head = self._tasks.head = Head(self._store, self._tasks.changed)
+        head = self._tasks.head = Head(
+            self._store,
+            Parts(self._folder / "parts"),
+            Vault(self._folder if self._supervised else None),
+            self._tasks.changed,
+        )
         await replay(head, nodes_survived=not self._fresh)
         self._service = Service(head, self._idle_after_s, self._stop, self._supervised)
         self._watching = asyncio.ensure_future(self._service.watch())

@@ -27,6 +27,7 @@ from burla.protocol import (
     Kind,
     Lost,
     Notice,
+    Origin,
     Output,
     Payload,
     Results,
@@ -277,10 +278,11 @@ def load_spec(text: str) -> JobSpec:
     """Return the spec of a document. Raises Damaged."""
     try:
         document = json.loads(text)
-        context = document.pop("context")
+        context, origin = document.pop("context"), document.pop("origin", None)
         return JobSpec(
             function=b"",
             context=CallContext(context["cwd"], context["environ"], tuple(context["sys_path"])),
+            origin=None if origin is None else Origin(**origin),
             **document,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:

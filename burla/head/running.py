@@ -66,6 +66,8 @@ class RunningJob:
         self.queued: dict[str, int] = {}  # node → calls there that have not started
         self.hungry: dict[str, int] = {}  # node → calls that it asked for in vain
         self.trades: dict[str, int] = {}  # node → number of the last trade whose news are in the journal
+        self.installing: set[str] = set()  # nodes that prepare what its function needs
+        self.noted: set[str] = set()  # what its journal has from nodes: of ten that say the same, one is heard
         self.releasing: set[str] = set()  # nodes that were told to end their lease
         self.complete = asyncio.Event()  # all inputs are here
         self.over = asyncio.Event()  # it has ended, and no call of it runs
@@ -188,8 +190,9 @@ class RunningJob:
             total=self.core.total,
             done=self.core.done,
             failed=self.core.failed,
-            running=sum(self.running.values()),
+            running=sum(calls for node, calls in self.running.items() if node not in self.installing),
             nodes=sum(1 for slots in self.granted.values() if slots),
+            installing=len(self.installing),
             rate_per_s=self._rate(time.monotonic()),
             retries=self.core.retries + self.begun_again,
             slowest=self._slowest(time.monotonic()),

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 
 from burla import protocol, serialize
 from burla.errors import BurlaError
-from burla.node import shared, stdio
+from burla.node import elsewhere, shared, stdio
 from burla.protocol import STDERR, STDOUT, TIME_BOX_S, Early, Failure, Piece, Prepare, Report, Results, Run
 
 # from here on, asking the kernel whether C code or a subprocess wrote costs nothing to speak of
@@ -74,7 +74,7 @@ class Surroundings:
         self._streams = streams
         os.environ.clear()
         os.environ.update(prepare.context.environ)
-        os.environ.update(prepare.environ)
+        os.environ.update(prepare.environ.values)
         os.chdir(prepare.context.cwd)
         own = [entry for entry in sys.path if entry not in prepare.context.sys_path]
         sys.path[:] = [*prepare.context.sys_path, *own]  # on another machine the caller's folders may be missing
@@ -141,6 +141,7 @@ class Caller:
         self._marks = Marks(secret, streams)
         self._memory = memory
         self._pickled = prepare.function
+        self._elsewhere = prepare.elsewhere
         self._function: Callable[..., Any] | None = None
         self._loop: asyncio.Runner | None = None
         self._block: list[Any] = []
@@ -250,6 +251,8 @@ class Caller:
 
     def _failure(self, error: BaseException, index: int, value: Any) -> Failure:
         function = self._function
+        if self._elsewhere:
+            elsewhere.mark(error)
         if type(error) is TypeError and function is not None and _raised_here(error):
             error = serialize.argument_mismatch(function, value, index) or error
         machinery = (__file__, asyncio.runners.__file__, *getattr(function, "machinery_files", ()))
@@ -280,7 +283,9 @@ def child_main(control_fd: int, nested_fd: int, memory_fd: int, secret: bytes) -
         prepare = _receive(reader)
         if prepare is None:
             return
-        protocol.nested = protocol.Nested(nested_fd, prepare.job, prepare.depth, os.getpid())
+        if prepare.absent:
+            sys.meta_path.append(elsewhere.Absent(prepare.absent))
+        protocol.nested = protocol.Nested(nested_fd, prepare.job, prepare.depth, os.getpid(), prepare.inherited)
         try:
             caller, broken = Caller(prepare, secret, memory, functools.partial(_send, stream)), None
         except OSError as error:

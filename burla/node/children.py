@@ -15,7 +15,8 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from burla.node.output import OutputPipe
 from burla.protocol import STDERR, STDOUT, Output, Report
 
 log = logging.getLogger(__name__)
+
+_PACKAGE = str(Path(__file__).resolve().parents[2])
+_numbers = itertools.count(1)  # of children; one of another zygote must not be taken for this one's
 
 GRACE_S = 1.0  # between asking a call to end and ending its process
 SOCKET_BYTES = 1 << 20
@@ -141,6 +145,10 @@ class Child:
             self._writer.close()
         self._nursery.keep(self._end_after_grace())
 
+    def kill(self) -> None:
+        """End the child at once."""
+        self._nursery.signal(self, signal.SIGKILL)
+
     def stop(self) -> None:
         """End the child and the call that it runs: as by Ctrl-C first, surely after `GRACE_S`."""
         self._nursery.signal(self, signal.SIGINT)
@@ -174,15 +182,24 @@ def _socket_pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-class Nursery:
-    """Keeps the zygote, and as many clean children ready as the node has slots."""
+@dataclass(frozen=True)
+class Interpreter:
+    """The Python of children; its own modules come before those in the folder `modules`, where ours are."""
 
-    def __init__(self, ready: int):
+    executable: str
+    modules: str
+    environ: Mapping[str, str]
+
+
+class Nursery:
+    """Keeps the zygote, and as many clean children ready as the node has slots. `interpreter` None: the node's own."""
+
+    def __init__(self, ready: int, interpreter: Interpreter | None = None):
         self.niceness = 0  # of the zygote, so of all children
         self._ready_count = ready
+        self._interpreter = interpreter
         self._ready: collections.deque[Child] = collections.deque()
         self._children: dict[int, Child] = {}
-        self._numbers = itertools.count(1)
         self._zygote: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._reader: asyncio.StreamReader | None = None
@@ -198,16 +215,18 @@ class Nursery:
 
     async def _start_zygote(self) -> None:
         ours, theirs = socket.socketpair()
-        package = str(Path(__file__).resolve().parents[2])
+        interpreter = self._interpreter
+        executable = sys.executable if interpreter is None else interpreter.executable
+        add = f"insert(0, {_PACKAGE!r})" if interpreter is None else f"append({interpreter.modules!r})"
         code = (
-            f"import sys; sys.path.insert(0, {package!r}); from burla.node.zygote import main; "
-            f"main({theirs.fileno()}, {self.niceness})"
+            f"import sys; sys.path.{add}; from burla.node.zygote import main; main({theirs.fileno()}, {self.niceness})"
         )
         self._zygote = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
+            [executable, "-P", "-c", code],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            env=None if interpreter is None else interpreter.environ,
         )
         theirs.close()
         ours.setblocking(False)
@@ -284,7 +303,7 @@ class Nursery:
                 self._ready.append(await self._fork())
 
     async def _fork(self) -> Child:
-        child = Child(next(self._numbers), self)
+        child = Child(next(_numbers), self)
         self._children[child.number] = child
         request = zygote.REQUEST.pack(zygote.FORK, child.number, 0, child.secret)
         assert self._socket is not None

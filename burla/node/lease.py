@@ -21,6 +21,7 @@ from burla.errors import BurlaError
 from burla.node import shared
 from burla.node.backlog import Backlog, cut
 from burla.node.outbox import News, Outbox
+from burla.node.setting import Setting, error_message
 from burla.node.slot import Slot, Unreadable
 from burla.protocol import (
     BLOB_BYTES,
@@ -35,6 +36,7 @@ from burla.protocol import (
     Results,
     Slice,
     Trade,
+    Variables,
     Work,
 )
 from burla.ranges import Ranges
@@ -56,7 +58,7 @@ MOST_DEATHS = 3  # children that die before their first call, until that call is
 class Lease:
     """See the module. `node` carries messages, children and CPUs."""
 
-    def __init__(self, node: Node, spec: JobSpec, trade_every_s: float):
+    def __init__(self, node: Node, spec: JobSpec, variables: Variables, trade_every_s: float):
         self.over = asyncio.Event()
         self._node = node
         self._spec = spec
@@ -75,7 +77,8 @@ class Lease:
         self._urgent = asyncio.Event()  # a slot has nothing to do
         self._work_came = asyncio.Event()
         self._function: asyncio.Future[bytes] | None = None
-        self._failed = False  # a call raised: the head will end this lease, and no other call starts until then
+        self._setting = asyncio.ensure_future(node.settings.enter(spec, variables))
+        self._failed = False  # the head will end this lease, and no other call starts until then: one has raised, say
         self._ended = False
         self._trading = asyncio.ensure_future(self._trade())
 
@@ -142,12 +145,17 @@ class Lease:
         for slot in self._slots:  # of tasks that were cancelled before their first step
             slot.close()
         self._slots.clear()
+        self._setting.cancel()
+        await asyncio.gather(self._setting, return_exceptions=True)
+        if not self._setting.cancelled() and self._setting.exception() is None:
+            self._node.settings.leave(self._setting.result())
         self.over.set()
 
     # slots
 
     async def _serve(self, slot: Slot) -> None:
         try:
+            slot.setting = await self._prepared()
             while len(self._slots) <= self._target and not self._ended:
                 calls = self._take(slot)
                 if calls:
@@ -161,6 +169,20 @@ class Lease:
             self._slots.discard(slot)
             slot.close()
             self._news.set()
+
+    async def _prepared(self) -> Setting | None:
+        """Return where the calls run; None if they cannot run here, which the head is told."""
+        try:
+            return await asyncio.shield(self._setting)
+        except BurlaError as error:
+            failure = error
+        except Exception as error:
+            log.exception("preparing for job %s", self._spec.id)
+            failure = BurlaError(f"burla failed to prepare a node for this job: {error!r}. Please report this.")
+        if not self._failed:  # else another slot has told it
+            self._failed = True
+            await self._node.tell(error_message(self._spec.id, failure))
+        return None
 
     def _take(self, slot: Slot) -> list[Slice]:
         """Take about a time box of calls; a retry runs alone, a share is left for the other slots."""

@@ -17,12 +17,14 @@ from typing import Any
 
 from burla import blobs, config
 from burla.channel import Channel, ChannelClosed, Transport
+from burla.environment import disk
 from burla.errors import BurlaError, StoreFull
 from burla.node.cgroup import Cgroups
 from burla.node.children import Nursery
 from burla.node.gpus import GpuPool
 from burla.node.lease import Lease
 from burla.node.memory import Gauge
+from burla.node.setting import Settings
 from burla.node.slot import Slot
 from burla.node.watch import MemoryWatch
 from burla.protocol import (
@@ -30,6 +32,7 @@ from burla.protocol import (
     BeginLease,
     Blob,
     EndLease,
+    HasDisk,
     Join,
     Joined,
     MoreWork,
@@ -55,6 +58,7 @@ class Node:
         self.watch = MemoryWatch(gauge, self)
         self.gpus = GpuPool(offer.gpus)
         self.nursery = Nursery(ready=offer.cpus)
+        self.settings = Settings(self)
         self._leases: dict[str, Lease] = {}
         self._channel: Channel | None = None
         self._joined = asyncio.Event()  # there is a head, and it knows what is here
@@ -98,6 +102,7 @@ class Node:
         """End all children."""
         if self._giving_up is not None:
             self._giving_up.cancel()
+        self.settings.close()
         self.nursery.close()
         if "cgroups" in vars(self) and self.cgroups is not None:
             self.cgroups.close()
@@ -171,10 +176,12 @@ class Node:
         """Whether calls that wait here are still this node's, as far as it can know."""
         return time.monotonic() - self._heard < config.NODE_LEASE_S
 
-    async def _handle(self, message: Any) -> None:
+    async def _handle(self, message: Any) -> Any:
         match message:
-            case BeginLease(spec):
-                self._leases[spec.id] = Lease(self, spec, self._trade_every_s)
+            case BeginLease(spec, variables):
+                self._leases[spec.id] = Lease(self, spec, variables, self._trade_every_s)
+            case HasDisk(origin):
+                return await asyncio.to_thread(disk.is_here, origin)
             case SetSlots(job, slots, slices):
                 if job in self._leases:
                     self._leases[job].add(slices)

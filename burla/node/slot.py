@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from burla.errors import BurlaError
 from burla.node import shared
 from burla.node.children import Child
 from burla.node.gpus import gone
+from burla.node.setting import Setting
 from burla.node.zygote import CHILD_VARIABLE
 from burla.protocol import (
     TIME_BOX_S,
@@ -30,6 +30,7 @@ from burla.protocol import (
     Results,
     Run,
     Slice,
+    Variables,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Slot:
 
     def __init__(self, node: Node, spec: JobSpec, on_output: Callable[[Output], None]):
         self.child: Child | None = None
+        self.setting: Setting | None = None  # where its calls run; set before the first of them
         self.calls = 1  # of the last Run
         self.deaths = 0  # of children, in a row, that no call is to blame for
         self.busy = False
@@ -84,15 +86,30 @@ class Slot:
             self.asks = True  # the child that had it last may take a moment to end
             self._gpu = await self._node.gpus.take(self._spec.func_gpu)
             self.asks = False
-        child = self.child = await self._node.nursery.clean_child()
+        setting = self.setting
+        assert setting is not None
+        child = self.child = await setting.nursery.clean_child()
         child.on_output = self._on_output
         self._runs = 0
         if self.limit_bytes is not None and self._node.cgroups is not None:
             child.confine(self._node.cgroups, self.limit_bytes)
         environ: dict[str, str] = dict.fromkeys(THREAD_COUNTS, str(self._spec.func_cpu))
+        environ |= setting.variables.values
         environ |= self._node.gpus.environ(self._gpu)
         environ[CHILD_VARIABLE] = str(child.number)
-        child.send(Prepare(self._spec.id, self._spec.depth, self._spec.context, environ, self._cpus, function))
+        child.send(
+            Prepare(
+                job=self._spec.id,
+                depth=self._spec.depth,
+                context=setting.context,
+                environ=Variables(environ),
+                cpus=self._cpus,
+                function=function,
+                inherited=setting.inherited,
+                elsewhere=setting.elsewhere,
+                absent=setting.absent,
+            )
+        )
         self._silent = True
         asyncio.get_running_loop().add_reader(child.nested, self._open_nested, child)
 
@@ -189,7 +206,7 @@ class Slot:
         """End the call that runs at once: memory is short, so there is no time for its clean-up."""
         if self.child is not None:
             self.evicted = evicted
-            self._node.nursery.signal(self.child, signal.SIGKILL)
+            self.child.kill()
 
     def stop(self) -> None:
         """End the call that runs, and its child."""

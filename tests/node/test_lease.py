@@ -12,7 +12,7 @@ import pytest
 from burla import remote_parallel_map, serialize
 from burla.node import shared
 from burla.node.children import Nursery
-from burla.protocol import CallContext, Piece, Prepare, Report, Run
+from burla.protocol import CallContext, Piece, Prepare, Report, Run, Variables
 from tests.conftest import Ledger
 
 COUNT = 20_000  # of calls of some 20 µs: a time box holds thousands of them
@@ -66,7 +66,7 @@ def test_a_child_starts_no_call_from_the_limit_on(ledger: Ledger):
         try:
             child = await nursery.clean_child()
             context = CallContext(os.getcwd(), dict(os.environ), ())
-            child.send(Prepare("job", 0, context, {}, (), function))
+            child.send(Prepare("job", 0, context, Variables(), (), function))
             child.memory[shared.LIMIT] = limit
             child.send(Run((Piece(0, False, pickle.dumps(list(range(9))), 0, 9),)))
             return await child.receive()

@@ -55,6 +55,7 @@ int nvmlDeviceGetMigMode(struct gpu *gpu, unsigned *current, unsigned *pending) 
     *current = *pending = gpu->mig;
     return OK;
 }
+int nvmlDeviceGetUtilizationRates(struct gpu *gpu, void *rates) { return NOT_SUPPORTED; } /* Dask asks */
 const char *nvmlErrorString(int code) { return code == LOST ? "GPU is lost" : "simulated error"; }
 """
 

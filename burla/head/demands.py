@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from burla.protocol import ANY_GPU, JobSpec, NodeOffer
+from burla.protocol import ANY_GPU, Gpu, JobSpec, NodeOffer
 
 SHOWN_KINDS = 5  # so many kinds of nodes are spelled out in an error
 
@@ -61,15 +61,19 @@ def fits(job: Demand, node: NodeOffer) -> bool:
     )
 
 
-def share_out_gpus(nodes: Iterable[NodeOffer]) -> list[NodeOffer]:
-    """Return the nodes, each GPU at one of them: of several on one machine that see it, the first has it."""
-    taken: set[str] = set()
-    offers: list[NodeOffer] = []
-    for node in nodes:
-        own = tuple(gpu for gpu in node.gpus if gpu.uuid not in taken)
-        taken.update(gpu.uuid for gpu in own)
-        offers.append(node if own == node.gpus else replace(node, gpus=own))
-    return offers
+def share_out_gpus(nodes: Sequence[NodeOffer], used: Mapping[str, int]) -> list[NodeOffer]:
+    """Return the nodes, each GPU at one of them.
+
+    Of several on one machine that see the same, each has as many as it uses, and of the others one after the other.
+    """
+    untaken = [list(node.gpus) for node in nodes]
+    own: list[list[Gpu]] = [[] for _ in nodes]
+    while some := [at for at, left in enumerate(untaken) if left]:
+        first = min(some, key=lambda at: (len(own[at]) >= used.get(nodes[at].id, 0), len(own[at]), at))
+        gpu = untaken[first][0]
+        own[first].append(gpu)
+        untaken = [[one for one in left if one.uuid != gpu.uuid] for left in untaken]
+    return [replace(node, gpus=tuple(gpus)) for node, gpus in zip(nodes, own, strict=True)]
 
 
 def explain_misfit(job: Demand, nodes: Sequence[NodeOffer]) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import pickle
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -71,7 +72,13 @@ class Dispatch:
     @property
     def offers(self) -> list[NodeOffer]:
         """What the nodes have, each GPU once."""
-        return demands.share_out_gpus(node.offer for node in self.nodes.values())
+        offers = [node.offer for node in self.nodes.values()]
+        if not any(offer.gpus for offer in offers):
+            return offers
+        used: Counter[str] = Counter()
+        for job in self._head.jobs.values():
+            used.update(job.slots_held() if job.spec.func_gpu else {})
+        return demands.share_out_gpus(offers, used)
 
     @property
     def paused(self) -> bool:

@@ -1,14 +1,17 @@
 """The GPUs of a node: found by NVML when it starts; each is one child's alone, until that child is dead.
 
+A lock on each keeps off other nodes of this machine: several Dask workers, or another cluster, may see the same GPU.
 A GPU that is split (MIG) is left out: what its parts are called and how they are shared is nobody's promise here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 
 import psutil
@@ -23,6 +26,7 @@ ONE_SIZE = {"H200", "B200", "L4", "T4", "V100"}  # known by that word alone
 SIZED = {"A100", "H100"}  # known by their memory too
 SIZES_GB = (40, 80)  # as they are sold; a little of it is not for calls
 GONE_S = 0.01
+ELSEWHERE_S = 0.2  # how often it is tried to get a GPU that another node has
 
 
 def our_name(product: str, memory_bytes: int) -> str:
@@ -95,26 +99,41 @@ def allowed(found: Sequence[Gpu | None], visible: str | None) -> list[Gpu | None
     return chosen
 
 
+def _lock(gpu: Gpu) -> socket.socket | None:
+    """Return a lock that ends with this process, whoever's it is; None: another process has it."""
+    lock = socket.socket(socket.AF_UNIX)
+    try:
+        lock.bind(f"\0burla-gpu-{gpu.uuid}")  # a name without a file
+    except OSError:
+        lock.close()
+        return None
+    return lock
+
+
 class GpuPool:
     """The GPUs of a node, and which of them no child has."""
 
     def __init__(self, gpus: Iterable[Gpu]):
         self._free = list(gpus)
         self._some = bool(self._free)
+        self._locks: dict[str, socket.socket] = {}
         self._freed = asyncio.Event()
 
     async def take(self, name: str) -> Gpu:
         """Return a GPU of that name, or of any, once the last child that had it is dead."""
         while True:
             for gpu in self._free:
-                if name in (gpu.name, ANY_GPU):
+                if name in (gpu.name, ANY_GPU) and (lock := _lock(gpu)) is not None:
+                    self._locks[gpu.uuid] = lock
                     self._free.remove(gpu)
                     return gpu
             self._freed.clear()
-            await self._freed.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._freed.wait(), ELSEWHERE_S)
 
     def give_back(self, gpu: Gpu) -> None:
         """Nothing that had the GPU lives any more."""
+        self._locks.pop(gpu.uuid).close()
         self._free.append(gpu)
         self._freed.set()
 

@@ -284,14 +284,18 @@ def test_a_call_that_took_any_gpu_may_sit_on_each_kind():
     assert place(jobs, nodes, {("any", "n"): 1}, {}) == {("any", "n"): 1}
 
 
-def test_a_gpu_that_several_nodes_of_a_machine_see_is_the_first_ones_alone():
-    one = node("n1", gpus={"T4": 2})
-    other = dataclasses.replace(node("n2"), gpus=(*one.gpus[1:], *node("n2", gpus={"T4": 1}).gpus))
-    assert [[gpu.uuid for gpu in offer.gpus] for offer in share_out_gpus([one, other])] == [
-        ["GPU-n1-0", "GPU-n1-1"],
-        ["GPU-n2-0"],
-    ]
-    assert share_out_gpus([other]) == [other]
+def test_gpus_that_several_nodes_of_a_machine_see_are_shared_out_and_none_twice():
+    machine, apart = node("a", gpus={"T4": 4}), node("apart", gpus={"T4": 2})
+    turned = [dataclasses.replace(machine, id=str(at), gpus=machine.gpus[at:] + machine.gpus[:at]) for at in range(3)]
+
+    def numbers(used: Mapping[str, int]) -> list[str]:
+        offers = share_out_gpus([*turned, apart], used)
+        assert offers[-1] == apart
+        return ["".join(gpu.uuid[-1] for gpu in offer.gpus) for offer in offers[:-1]]
+
+    assert numbers({}) == ["03", "1", "2"]
+    assert numbers({"2": 3}) == ["1", "", "230"]
+    assert numbers({"1": 4}) == ["", "1230", ""]
 
 
 def test_a_job_without_gpu_leaves_the_nodes_with_gpus_to_others():

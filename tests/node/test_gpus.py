@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from burla import options
-from burla.node.gpus import GONE_S, GpuPool, allowed, gone, our_name
+from burla.node.gpus import ELSEWHERE_S, GONE_S, GpuPool, allowed, gone, our_name
 from burla.protocol import ANY_GPU, Gpu
 from tests.nvml import Simulated, simulate
 
@@ -145,6 +145,27 @@ def test_a_gpu_is_given_to_one_at_a_time_and_the_next_waits_for_it():
             one.cancel()
 
     asyncio.run(take_all())
+
+
+def test_a_gpu_that_another_node_of_the_machine_has_is_waited_for():
+    code = (
+        "import asyncio\nfrom burla.node.gpus import GpuPool\nfrom burla.protocol import Gpu\n"
+        "pool = GpuPool([Gpu('GPU-t4', 'T4', 1)])\nprint(asyncio.run(pool.take('any')).uuid, flush=True)\ninput()"
+    )
+
+    async def take_both() -> None:
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None and other.stdout.readline() == b"GPU-t4\n"
+            pool = GpuPool([T4, L4])
+            assert await pool.take(ANY_GPU) == L4
+            waiting = asyncio.ensure_future(pool.take("T4"))
+            done, _ = await asyncio.wait([waiting], timeout=2 * ELSEWHERE_S)
+            other.kill()
+        assert not done and await asyncio.wait_for(waiting, 10) == T4
+        pool.give_back(T4)
+        assert await pool.take("T4") == T4
+
+    asyncio.run(take_both())
 
 
 def test_what_a_child_sees_of_gpus():

@@ -11,7 +11,6 @@ BurlaError
 ├── WorkerCrashed                                        a call killed its process
 ├── OutOfMemory                                          a call needs more memory than it may have, or there is
 ├── NoNodes, NoCompatibleNodes                           nothing can run the calls
-├── PythonMismatch                                       the nodes have another Python
 ├── EnvironmentFailed                                    what the function needs cannot be had on a node
 ├── JobCancelled                                         somebody else stopped the job
 ├── MissingExtra                                         an optional package is not installed
@@ -28,6 +27,7 @@ BurlaError
     ├── StoreDamaged                                     what the head had stored cannot be read any more
     ├── StoreBusy, StoreUnknown                          the head cannot use its store
     ├── BlobBroken                                       a large value has to be sent again (handled by burla)
+    ├── PythonMismatch                                   the cluster has another Python
     ├── EnvironmentNeeded                                nodes lack this machine's disk (handled by burla)
     └── UnsafeFiles                                      keys that somebody else can read or write
 """
@@ -165,10 +165,6 @@ class NoCompatibleNodes(BurlaError):
     """The cluster has nodes, and none fits what a call asks for. Facts: `asked`, `available`."""
 
 
-class PythonMismatch(BurlaError):
-    """The nodes that do not share this machine's disk have another Python. Facts: `here`, `there`."""
-
-
 class EnvironmentFailed(BurlaError):
     """What the function needs cannot be had on a node. Facts, of a failed installation: `missing`, by name why."""
 
@@ -238,6 +234,10 @@ class StoreUnknown(ClusterError):
 
 class BlobBroken(ClusterError):
     """The head lacks the beginning of a large value, because it was started again: it is sent anew."""
+
+
+class PythonMismatch(ClusterError):
+    """The nodes that do not share this machine's disk have another Python. Facts: `here`, `there`."""
 
 
 class EnvironmentNeeded(ClusterError):

@@ -47,7 +47,7 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.environment.disk": (BASE, set(), set()),
     "burla.environment.model": (BASE, set(), set()),
     "burla.environment.installer": (BASE, set(), set()),
-    "burla.environment.prepare": (BASE | MADE, set(), set()),
+    "burla.environment.prepare": (BASE | MADE | {"burla.environment.installed"}, set(), set()),
     "burla.resume": (BASE, set(), set()),
     "burla.job_parts": (BASE | own("burla.display"), set(), set()),
     "burla.display": (BASE | own("burla.display"), {"rich"}, {"rich"}),

@@ -14,7 +14,7 @@ from typing import Any
 
 from burla.clusters.package import Package, package
 from burla.clusters.rpc import ask_scheduler
-from burla.errors import ClusterBusy, ClusterError
+from burla.errors import ClusterBusy, ClusterError, PythonMismatch
 from burla.protocol import HEAD_KEY, LEAVE_OP, PUT_PACKAGE_OP
 
 log = logging.getLogger(__name__)
@@ -117,9 +117,11 @@ def _check_versions(address: str, scheduler: Any, workers: dict[str, Any]) -> No
     }.items():
         python = ".".join(found["host"]["python"].split(".")[:2])
         if python != here:
-            raise ClusterError(
+            raise PythonMismatch(
                 f"{where} runs Python {python}, this process {here}. Functions travel between processes of the same "
-                f"version only: use Python {here} there, or {python} here."
+                f"version only: use Python {here} there, or {python} here.",
+                here=here,
+                there=python,
             )
         dask = found["packages"]["distributed"]
         if tuple(int(part) for part in dask.split(".")[:2]) < OLDEST_DASK:

@@ -82,10 +82,13 @@ def _tops(folder: Path) -> list[str]:
 
 
 def _pack(found: sources.Found, among: Mapping[str, Installed], contents: dict[str, bytes]) -> Iterable[Source]:
-    order = sources.roots()
-    known = [root for root in order if root in found.units]
-    for root in [*known, *sorted(set(found.units) - set(known))]:
-        blob, data = sources.pack(root, found.units[root])
+    units = dict(found.units)
+    for one in among.values():
+        if one.is_editable and one.info_folder is not None:  # the code may ask for its own version or entry points
+            units.setdefault(installed.location(one), set()).add(one.info_folder)
+    known = [root for root in sources.roots() if root in units]
+    for root in [*known, *sorted(set(units) - set(known))]:
+        blob, data = sources.pack(root, units[root])
         contents[blob.id] = data
         yield Source(blob, str(root))
 

@@ -66,6 +66,11 @@ class Installed:
         return by == "pip" and self.dist.read_text("REQUESTED") is not None
 
     @property
+    def info_folder(self) -> str | None:
+        """The name of the folder that describes it."""
+        return next((path.partition("/")[0] for path, _ in self.record if path.endswith(".dist-info/METADATA")), None)
+
+    @property
     def is_editable(self) -> bool:
         about = self.origin.get("dir_info")
         return isinstance(about, dict) and bool(about.get("editable"))

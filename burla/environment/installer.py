@@ -30,12 +30,11 @@ class Installer:
     variables: Mapping[str, str]
     folder: Path
 
-    async def make(self, where: Path, system_packages: bool) -> Outcome:
+    async def make(self, where: Path) -> Outcome:
         """Make a virtual environment of this Python."""
-        visible = ["--system-site-packages"] if system_packages else []
         if self.uv is not None:
-            return await self._run([self.uv, "venv", "--quiet", "--python", sys.executable, *visible, str(where)])
-        return await self._run([sys.executable, "-m", "venv", "--without-pip", *visible, str(where)])
+            return await self._run([self.uv, "venv", "--quiet", "--python", sys.executable, str(where)])
+        return await self._run([sys.executable, "-m", "venv", "--without-pip", str(where)])
 
     async def install(self, python: str, what: Sequence[str], *options: str) -> Outcome:
         """Install `what` into the environment of `python`."""

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from pathlib import Path
 
+from burla.environment.installed import closure, installed
 from burla.environment.installer import Installer, Outcome, find_uv
 from burla.environment.model import Distribution, Environment, normalized
 from burla.errors import EnvironmentFailed
@@ -31,6 +32,7 @@ KEEP_S = 30 * 86_400.0  # an environment that nobody has used for so long is del
 AGAIN_S = 600.0  # what could not be reached is tried again after so long
 LOOK_S = 0.1  # at the lock of an environment that another process builds
 SAID_LINES = 12  # of what the installer wrote, an error tells the last ones
+OURS = ("burla-dask", "dask", "distributed", "cloudpickle", "psutil", "uv")  # what a node has for itself
 FOREIGN = "the index of the node has another project of this name and version"
 NOT_FOUND = ("No solution found", "No matching distribution", "Could not find a version")  # uv, pip, pip
 
@@ -128,10 +130,10 @@ class _Build:
         self._complete = True  # what is absent will be so at the next try
 
     async def run(self) -> Prepared:
-        made = await self._installer.make(self._folder, system_packages=self._image is not None)
+        made = await self._installer.make(self._folder)
         if not made.ok:
             raise _failed("an environment for the function cannot be made on the node", made)
-        present = await self._present() if self._image is not None else {}
+        present = self._use_image() if self._image is not None else {}
         differing = {
             one.name: present[normalized(one.name)]
             for one in self._environment.distributions
@@ -144,17 +146,26 @@ class _Build:
         await self._install_extras(present)
         return Prepared(self._folder, self._absent, differing, self._complete)
 
-    async def _present(self) -> dict[str, str]:
-        """Return the distributions that the image brings."""
-        code = (
-            "import importlib.metadata as m, json;"
-            "print(json.dumps([[d.metadata['Name'], d.version] for d in m.distributions()]))"
-        )
-        process = await asyncio.create_subprocess_exec(
-            self._python, "-P", "-c", code, stdout=asyncio.subprocess.PIPE, cwd=self._folder
-        )
-        written, _ = await process.communicate()
-        return {normalized(name): version for name, version in reversed(json.loads(written)) if name}
+    def _use_image(self) -> dict[str, str]:
+        """Have what this process can import be importable there, too; return the distributions that stay as they are.
+
+        What our own processes need is no part of the image: the function's versions of that come first.
+        """
+        places = [entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
+        lines = [f"import site; site.addsitedir({place!r})\n" for place in places]
+        (self._packages / "burla_image.pth").write_text("".join(lines))
+        found = installed()
+        ours = closure(OURS, found)
+        wanted = {normalized(one.name): one.version for one in self._environment.distributions}
+        return {
+            name: one.version
+            for name, one in found.items()
+            if name not in ours or wanted.get(name, one.version) == one.version
+        }
+
+    @property
+    def _packages(self) -> Path:
+        return next(self._folder.glob("lib/python*/site-packages"))
 
     async def _install_files(self, wanted: Sequence[Distribution]) -> None:
         """Install wheels that came with the job: no index is asked for them."""
@@ -213,26 +224,25 @@ class _Build:
 
     async def _check_projects(self, wanted: Sequence[Distribution]) -> None:
         """Remove what has the right name and version, and is another project: an index may hold anybody's."""
-        records = {normalized(path.name.split("-")[0]): path / "RECORD" for path in self._infos()}
+        records = {normalized(path.name.split("-")[0]): path / "RECORD" for path in self._packages.glob("*.dist-info")}
         foreign = [one for one in wanted if not _is_same(one, records.get(normalized(one.name)))]
         for one in foreign:
             self._absent[one.name] = FOREIGN
         if foreign:
             await self._installer.uninstall(self._python, [one.name for one in foreign])
 
-    def _infos(self) -> list[Path]:
-        return list(self._folder.glob("lib/python*/site-packages/*.dist-info"))
-
     async def _install_extras(self, present: Mapping[str, str]) -> None:
         """Install what the user has named, and what that requires, beside all that is there."""
-        if not self._environment.extras:
-            return
-        pins = [f"{one.name}=={one.version}" for one in self._environment.distributions if one.content is None]
-        pins += [f"{name}=={version}" for name, version in present.items()]
-        constraints = self._folder / "constraints.txt"
-        constraints.write_text("\n".join(pins))
-        options = ["--constraint", str(constraints)]
         extras = list(self._environment.extras)
+        if not extras:
+            return
+        files = self._folder / "pins.txt", self._folder / "present.txt"
+        pins = [f"{one.name}=={one.version}" for one in self._environment.distributions if one.content is None]
+        files[0].write_text("\n".join(pin for pin in pins if normalized(pin.partition("==")[0]) not in present))
+        files[1].write_text("\n".join(f"{name}; sys_platform == 'never'" for name in present))  # never required
+        options = ["--constraint", str(files[0])]
+        if self._installer.uv is not None:  # pip sees by itself what an image has
+            options += ["--override", str(files[1])]
         if (await self._installer.install(self._python, extras, *options, "--offline")).ok:
             return
         done = await self._installer.install(self._python, extras, *options)

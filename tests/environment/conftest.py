@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,7 +14,19 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import wait_until
-from tests.environment.lab import HERE, ROOT, THERE, Index, Machine, machine, make_environment
+from tests.environment.lab import (
+    HERE,
+    ROOT,
+    THERE,
+    Index,
+    Machine,
+    distributions,
+    install,
+    machine,
+    make_environment,
+    run,
+    uv,
+)
 
 
 @dataclass
@@ -60,34 +73,41 @@ class Elsewhere:
         finally:
             script.unlink()
 
+    @contextlib.contextmanager
+    def installed(self, *packages: str | Path, find: Path | None = None) -> Iterator[None]:
+        """Have packages at the client for a while: from the index, or with `find` from a folder of wheels."""
+        before = set(distributions(self.client))
+        chosen = ["--no-index", "--find-links", str(find)] if find else ["--default-index", self.index.url("127.0.0.1")]
+        install(self.client, *map(str, packages), options=("--no-cache", *chosen))
+        try:
+            yield
+        finally:
+            gone = sorted(set(distributions(self.client)) - before)
+            run(uv(), "pip", "uninstall", "--quiet", "--python", str(self.client), *gone)
+
     def log(self) -> str:
-        return (self.machine.folder / "log.txt").read_text()
-
-
-def start_node(elsewhere: Elsewhere, **environ: str) -> None:
-    """Have one worker more on the other machine."""
-    command = [str(elsewhere.node), "-m", "distributed.cli.dask_worker", elsewhere.address, "--host", THERE]
-    elsewhere.machine.run(*command, "--nthreads", "2", "--no-nanny", "--no-dashboard", environ=environ)
+        """Return what the workers wrote."""
+        file = self.machine.folder / "log.txt"
+        return file.read_text() if file.exists() else ""
 
 
 @pytest.fixture(scope="session")
 def pythons(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The Pythons of a client and of nodes: two virtual environments with burla."""
+    if os.geteuid() != 0:
+        pytest.skip("another machine is made of namespaces, which takes root")
     folder = tmp_path_factory.mktemp("pythons")
     return make_environment(folder / "client"), make_environment(folder / "node")
 
 
-@pytest.fixture(scope="module")
-def elsewhere(pythons: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
-    if os.geteuid() != 0:
-        pytest.skip("another machine is made of namespaces, which takes root")
-    folder = tmp_path_factory.mktemp("elsewhere")
+@contextlib.contextmanager
+def cluster_elsewhere(folder: Path, pythons: tuple[Path, Path], **environ: str) -> Iterator[Elsewhere]:
+    """Have a cluster elsewhere; `environ` of its node, besides our own index."""
     client, node = pythons
     for name in ("client/project", "node"):
         (folder / name).mkdir(parents=True)
     index = Index(folder / "index")
-    hidden = (folder / "client", client.parents[1], ROOT)
-    with machine(folder / "node", *hidden) as other:
+    with machine(folder / "node", folder / "client", client.parents[1], ROOT) as other:
         file = folder / "scheduler.json"
         command = [str(node), "-m", "distributed.cli.dask_scheduler", "--host", HERE, "--port", "0", "--no-dashboard"]
         with open(folder / "scheduler.txt", "wb") as log:
@@ -95,10 +115,23 @@ def elsewhere(pythons: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
         try:
             wait_until(lambda: file.exists() and file.stat().st_size, 30, "the scheduler")
             made = Elsewhere(folder, other, index, client, json.loads(file.read_text())["address"], node)
-            start_node(made, UV_DEFAULT_INDEX=index.url(HERE))
-            wait_until(lambda: "Registered to" in made.log(), 30, "the worker")
+            start_node(made, **{"UV_DEFAULT_INDEX": index.url(HERE), **environ})
             yield made
         finally:
             scheduler.terminate()
             scheduler.wait(15)
             index.close()
+
+
+def start_node(elsewhere: Elsewhere, **environ: str) -> None:
+    """Have one worker more on the other machine."""
+    command = [str(elsewhere.node), "-m", "distributed.cli.dask_worker", elsewhere.address, "--host", THERE]
+    before = elsewhere.log().count("Registered to")
+    elsewhere.machine.run(*command, "--nthreads", "2", "--no-nanny", "--no-dashboard", environ=environ)
+    wait_until(lambda: elsewhere.log().count("Registered to") > before, 30, "the worker")
+
+
+@pytest.fixture(scope="module")
+def elsewhere(pythons: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
+    with cluster_elsewhere(tmp_path_factory.mktemp("elsewhere"), pythons) as made:
+        yield made

@@ -5,12 +5,14 @@ is asked for.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
 import http.server
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,19 +41,22 @@ def uv() -> str:
     return found
 
 
-def make_environment(folder: Path, *packages: str, index: str | None = None) -> Path:
-    """Make a virtual environment with burla and these packages; return its Python."""
+def make_environment(folder: Path) -> Path:
+    """Make a virtual environment with burla; return its Python."""
     run(uv(), "venv", "--quiet", "--python", sys.executable, str(folder))
     python = folder / "bin" / "python"
-    run(uv(), "pip", "install", "--quiet", "--python", str(python), str(ROOT))
-    if packages:
-        install(python, *packages, index=index)
+    install(python, str(ROOT))
     return python
 
 
-def install(python: Path, *packages: str, index: str | None = None) -> None:
-    chosen = ["--default-index", index, "--no-cache"] if index else []
-    run(uv(), "pip", "install", "--quiet", "--python", str(python), *chosen, *packages)
+def install(python: Path, *packages: str, options: tuple[str, ...] = ()) -> None:
+    run(uv(), "pip", "install", "--quiet", "--python", str(python), *options, *packages)
+
+
+def distributions(python: Path) -> list[str]:
+    """Return the names of what is installed in an environment."""
+    lines = run(uv(), "pip", "freeze", "--python", str(python)).splitlines()
+    return [re.split(r"==| @ ", line.removeprefix("-e "))[0].rpartition("/")[2] for line in lines]
 
 
 def make_wheel(
@@ -189,3 +194,57 @@ def machine(folder: Path, *hidden: Path) -> Iterator[Machine]:
         yield made
     finally:
         made.end()
+
+
+class Proxy:
+    """The way of the other machine to the package registries: an HTTP proxy here, which can be closed."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._server: asyncio.Server | None = None
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.port = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(5)
+        self.connected: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://{HERE}:{self.port}"
+
+    async def _open(self) -> int:
+        self._server = await asyncio.start_server(self._serve, "0.0.0.0", 0)
+        return self._server.sockets[0].getsockname()[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = (await reader.readuntil(b"\r\n\r\n")).split()
+            host, _, port = request[1].decode().rpartition(":")
+            self.connected.append(host)
+            there_reader, there_writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            await asyncio.gather(_copy(reader, there_writer), _copy(there_reader, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            writer.close()
+
+    def close(self) -> None:
+        """Have nothing reach the registries any more."""
+        if self._server is not None:
+            self._loop.call_soon_threadsafe(self._end)
+            self._thread.join(5)
+
+    def _end(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self._server = None
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.call_soon(self._loop.stop)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    finally:
+        writer.close()

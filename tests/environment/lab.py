@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-HERE, THERE = "10.213.7.1", "10.213.7.2"
+_NET = f"10.{200 + os.getpid() % 50}.{os.getpid() // 50 % 250}"  # of this process: others may run the same tests
+HERE, THERE = f"{_NET}.1", f"{_NET}.2"
 KEPT_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 

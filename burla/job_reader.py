@@ -160,6 +160,8 @@ class JobReader:
         while True:
             known = self.connection
             connection = current.connection(lambda text: None) if known is None else current.reach(known.target)
+            if known is not None:
+                known.check_same(connection)
             self.connection = connection
             try:
                 asked = connection.begin(make(connection))

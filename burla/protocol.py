@@ -298,6 +298,7 @@ class Welcome:
     version: int
     closing: bool  # the head is about to end: find or start another
     ends_with_machine: bool = False  # a detached job goes on until this machine stops, not only until its cluster does
+    scheduler: str = ""  # whose end is the end of all jobs, if there is such a one
 
 
 @dataclass(frozen=True, slots=True)

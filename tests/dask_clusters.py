@@ -146,5 +146,5 @@ def hand_started(
 @contextlib.contextmanager
 def local_cluster(processes: bool) -> Iterator[LocalCluster]:
     """Make a `LocalCluster` with two workers of one thread each."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=processes, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=processes, dashboard_address=":0") as cluster:
         yield cluster

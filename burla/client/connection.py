@@ -29,6 +29,7 @@ from burla.protocol import HEAD_KEY, PROTOCOL_VERSION, STREAM_OP, Beat, Delete, 
 log = logging.getLogger(__name__)
 
 ANSWER_S = 5.0
+CONNECT_S = 10.0
 BEAT_S = 5.0
 GOODBYE_S = 1.0
 AGAIN_S = 0.2
@@ -68,7 +69,7 @@ class DaskTarget:
         from distributed.comm.core import connect
 
         arguments = self.security.get_connection_args("client") if self.security is not None else {}
-        comm = await connect(self.address, timeout=10, **arguments)
+        comm = await connect(self.address, timeout=CONNECT_S, **arguments)
         await comm.write({"op": STREAM_OP, "reply": False})
         return CommTransport(comm)
 
@@ -79,10 +80,7 @@ class DaskTarget:
         except OSError:
             return  # who runs it may yet bring it back
         if found is None:
-            raise ClusterLost(
-                f"the scheduler {self.address} was started again. burla keeps jobs in it, so they are lost with the "
-                "former one."
-            )
+            raise _started_again(self)
 
 
 class LocalTarget:
@@ -140,7 +138,7 @@ class Connection:
 
     def __init__(self, target: Target):
         self.target = target
-        self.welcome: Welcome
+        self._welcome: Welcome | None = None
         self._session = secrets.token_hex(8)
         self._channel: Channel | None = None
         self._connecting: asyncio.Task[Channel] | None = None
@@ -153,6 +151,17 @@ class Connection:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def welcome(self) -> Welcome:
+        """What the head said when this connection was made, or made anew."""
+        assert self._welcome is not None
+        return self._welcome
+
+    def check_same(self, other: Connection) -> None:
+        """Raise ClusterLost if another one, to the same target, is to a scheduler that came after this one's."""
+        if self.welcome.scheduler != other.welcome.scheduler:
+            raise _started_again(self.target)
 
     def found_again(self) -> bool:
         """Return whether the stream is up, after a break made anew: jobs of other threads may wait on it."""
@@ -237,7 +246,11 @@ class Connection:
     async def _connect(self) -> Channel:
         channel = Channel(await self.target.open())
         self._serving = asyncio.ensure_future(channel.run())
-        self.welcome = await channel.ask(Hello(self._session))
+        welcome = await channel.ask(Hello(self._session))
+        if self._welcome is not None and welcome.scheduler != self._welcome.scheduler:
+            channel.close()
+            raise _started_again(self.target)
+        self._welcome = welcome
         if self.welcome.version != PROTOCOL_VERSION:
             channel.close()
             raise ClusterError(
@@ -274,3 +287,9 @@ class Connection:
         if others:  # else the threads that wait for them would wait for ever
             await asyncio.wait(others, timeout=1)
         self._loop.call_soon(self._loop.stop)
+
+
+def _started_again(target: Target) -> ClusterLost:
+    return ClusterLost(
+        f"the scheduler {target.key} was started again, and had kept its jobs in its own process: they are lost"
+    )

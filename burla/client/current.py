@@ -113,7 +113,9 @@ def _borrowed(target: DaskTarget) -> Connection:
             prepare(target.address, target.security)  # also a scheduler that was restarted, and has lost our plugin
             connection = Connection(target)
         except OSError as error:
-            raise ClusterLost(f"{error}. Is it still up? burla.use('local') goes to this machine.") from error
+            raise ClusterLost(
+                f"{error}. If it has ended, so have the jobs that it held. burla.use('local') goes to this machine."
+            ) from error
         if not connection.welcome.closing:
             return connection
         connection.close()  # it gives way to another version

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_S = 10.0
 INSTALL_S = 60.0  # Dask asks every worker
-OLDEST_DASK = (2026, 1)
+OLDEST_DASK = (2025, 7)
 _POLL_S = 0.05
 
 
@@ -87,7 +87,7 @@ def _install(address: str, ours: Package, ask: Any) -> None:
     plugin = _by_value(carrier.HeadCarrier(ours.key, ours.version, ours.archive, node))
     try:
         ask("register_scheduler_plugin", INSTALL_S, plugin=plugin, name=HEAD_KEY, idempotent=True)
-    except OSError:
+    except ConnectionError:
         raise
     except Exception as error:
         raise ClusterError(

@@ -15,12 +15,23 @@ def ask_scheduler(address: str, security: Any, operation: str, timeout_s: float,
 
 async def ask(address: str, security: Any, operation: str, timeout_s: float, **arguments: Any) -> Any:
     """Do the same in a running event loop."""
-    from distributed.core import rpc
+    from distributed.comm.core import CommClosedError, connect
+    from distributed.core import send_recv
 
     connection_args = security.get_connection_args("client") if security is not None else {}
     try:
-        async with rpc(address, timeout=timeout_s, connection_args=connection_args) as scheduler:
-            return await asyncio.wait_for(getattr(scheduler, operation)(**arguments), 2 * timeout_s)
+        comm = await connect(address, timeout=timeout_s, **connection_args)
     except OSError as error:
-        text = str(error) or f"no answer in {timeout_s:g} s"
-        raise ConnectionError(f"no Dask scheduler answers at {address}: {text}") from error
+        raise _nobody(address, str(error)) from error
+    try:
+        return await asyncio.wait_for(send_recv(comm, op=operation, close=True, **arguments), timeout_s)
+    except CommClosedError as error:
+        raise _nobody(address, str(error)) from error
+    except TimeoutError as error:
+        raise _nobody(address, f"no answer to {operation} in {timeout_s:g} s") from error
+    finally:
+        comm.abort()
+
+
+def _nobody(address: str, reason: str) -> ConnectionError:
+    return ConnectionError(f"no Dask scheduler answers at {address}: {reason}")

@@ -60,6 +60,7 @@ class Service:
         self.head = head
         self.history = History(head)
         self.renewal = Renewal(head, self.history)
+        self.scheduler = ""  # that holds all jobs; empty: the store does
         self.supervised = supervised  # ended by its machine alone, and started again: also what the user is told
         self.idle_after_s = idle_after_s
         self.closing = False
@@ -195,7 +196,7 @@ class Connection:
         if not self._service.closing:
             session = self._session = head.session_of(session_id)
             session.channel, session.gone, session.seen = self._channel, None, now
-        return Welcome(PROTOCOL_VERSION, self._service.closing, self._service.supervised)
+        return Welcome(PROTOCOL_VERSION, self._service.closing, self._service.supervised, self._service.scheduler)
 
     async def _from_node(self, message: Any, node: str) -> Any:
         head = self._head

@@ -155,6 +155,7 @@ class Dispatch:
         if trade.leases == job.leases.get(node) and job.held.get(node) != trade.held:
             job.held[node] = trade.held
             self.replace()
+            self._changed()
         if job.core.unfinished < min(unfinished, sum(job.granted.values())):
             self.replace()  # slots that it cannot use any more are somebody else's
         if trade.handed_back and trade.running >= trade.held:

@@ -51,6 +51,7 @@ class GuestPlugin(HeadPlugin):
             raise
 
     async def _install(self, scheduler: Scheduler) -> None:
+        self._service.scheduler = scheduler.id
         scheduler.handlers[LEAVE_OP] = self._leave
         told = await scheduler.register_worker_plugin(None, self._node, name=NodePlugin.name, idempotent=False)
         failures = [answer for answer in told.values() if answer["status"] != "OK"]

@@ -44,13 +44,14 @@ class LeaseTasks:
             wanted = {
                 (job_id, node)
                 for job_id, job in self.head.jobs.items()
-                for node, slots in job.granted.items()
+                for node, slots in job.slots_held().items()
                 if slots and not job.state.ended
             }
             if wanted == self._shown.keys():
-                if not wanted:
-                    await self.close_client()
-                return
+                if wanted or self._client is None:
+                    return
+                await self.close_client()
+                continue  # a lease may have begun meanwhile
             if self._client is None:  # not at the plugin's start: awaiting a client there deadlocks
                 client = Client(
                     self._scheduler.address,

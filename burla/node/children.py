@@ -217,9 +217,12 @@ class Nursery:
         ours, theirs = socket.socketpair()
         interpreter = self._interpreter
         executable = sys.executable if interpreter is None else interpreter.executable
-        add = f"insert(0, {_PACKAGE!r})" if interpreter is None else f"append({interpreter.modules!r})"
+        modules = _PACKAGE if interpreter is None else interpreter.modules
+        # our own package is this one, whatever else is installed where the interpreter is
+        later = "" if interpreter is None else "sys.path.append(sys.path.pop(0)); "
         code = (
-            f"import sys; sys.path.{add}; from burla.node.zygote import main; main({theirs.fileno()}, {self.niceness})"
+            f"import sys; sys.path.insert(0, {modules!r}); import burla; {later}"
+            f"from burla.node.zygote import main; main({theirs.fileno()}, {self.niceness})"
         )
         self._zygote = subprocess.Popen(
             [executable, "-P", "-c", code],

@@ -182,8 +182,8 @@ class Settings:
         """Return a folder with our package and what it needs in a child, and nothing else that is installed here."""
         if self._modules is None:
             self._modules = Path(tempfile.mkdtemp(prefix="burla-modules-"))
-            for module in (burla, cloudpickle):
-                package = Path(str(module.__file__)).resolve().parent
+            ours = Path(str(burla.__file__)).resolve().parent
+            for package in (ours, ours.with_name("burla_jupyter"), Path(cloudpickle.__file__).resolve().parent):
                 (self._modules / package.name).symlink_to(package)
         return self._modules
 

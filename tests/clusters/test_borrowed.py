@@ -264,3 +264,23 @@ def test_a_detached_job_says_which_cluster_it_goes_on_on_and_remembers_it(
     assert job.results() == [0, 1, 2] and job.status == "done"
     with pytest.raises(burla.UnknownJob):
         burla.attach(job.id)
+
+
+def test_calls_behind_a_long_one_run_on_the_other_worker(in_use: HandStarted, tmp_path: Path):
+    """It holds its worker's only slot until all others have run."""
+    gate = str(tmp_path / "gate")
+
+    def call(x: int) -> int:
+        import os
+        import time
+
+        until = time.monotonic() + 20
+        while x == 1500 and not os.path.exists(gate):
+            assert time.monotonic() < until, "others wait behind this call"
+            time.sleep(0.01)
+        return x
+
+    results = remote_parallel_map(call, range(3000), generator=True)
+    assert sorted(next(results) for _ in range(2999)) == [x for x in range(3000) if x != 1500]
+    (tmp_path / "gate").touch()
+    assert list(results) == [1500]

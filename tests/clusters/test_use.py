@@ -84,7 +84,7 @@ def test_a_cluster_object_of_any_class_with_an_address_and_security_is_used(secu
 def test_an_asynchronous_cluster_is_used_from_a_thread_and_refused_where_it_would_wait_for_itself(clean: Home):
     async def main() -> None:
         async with LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, asynchronous=True
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0", asynchronous=True
         ) as cluster:
             with pytest.raises(ClusterError, match=r"asyncio\.to_thread"):
                 burla.use(cluster)

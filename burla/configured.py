@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from burla.errors import InvalidType, InvalidValue
 from burla.protocol import Variables
 
-_packages: tuple[str, ...] = ()
-_variables = Variables()
+_NO_VARIABLES = Variables()
 
 
-def configure(*, packages: Iterable[str] | None = None, env_vars: Mapping[str, str] | None = None) -> None:
-    """Set what calls of this process get from now on; None: as it is, empty: none.
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What is set; shown without the values of variables."""
+
+    packages: tuple[str, ...] = ()
+    env_vars: Variables = _NO_VARIABLES
+
+    def __str__(self) -> str:
+        lines = [f"package {one}" for one in self.packages]
+        return "\n".join([*lines, *(f"variable {name}" for name in self.env_vars.values)]) or "nothing is set"
+
+
+_set = Configuration()
+
+
+def configure(*, packages: Iterable[str] | None = None, env_vars: Mapping[str, str] | None = None) -> Configuration:
+    """Set what calls of this process get from now on (None: as it is, empty: none); return all that is set.
 
     Parameters
     ----------
@@ -28,20 +43,12 @@ def configure(*, packages: Iterable[str] | None = None, env_vars: Mapping[str, s
     InvalidType, InvalidValue
         Nothing is changed then.
     """
-    global _packages, _variables
-    chosen = _packages if packages is None else checked_packages(packages)
-    _variables = _variables if env_vars is None else checked_variables(env_vars)
-    _packages = chosen
-
-
-def packages() -> tuple[str, ...]:
-    """Return the packages that are set."""
-    return _packages
-
-
-def variables() -> Variables:
-    """Return the environment variables that are set."""
-    return _variables
+    global _set
+    _set = Configuration(
+        _set.packages if packages is None else checked_packages(packages),
+        _set.env_vars if env_vars is None else checked_variables(env_vars),
+    )
+    return _set
 
 
 def checked_packages(value: Any) -> tuple[str, ...]:

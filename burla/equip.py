@@ -39,8 +39,16 @@ def equip(
 ) -> JobSpec:
     """Return the spec of a job with what its function needs, which is on the head then.
 
-    Unless nodes have this machine's disk (`shared`), nothing else of this machine goes with it. Raises
-    EnvironmentFailed, InvalidValue, and what the head refuses with.
+    Unless nodes have this machine's disk (`shared`), nothing else of this machine goes with it. Raises as `send` does.
+    """
+    spec = replace(spec, environment=send(connection, function, packages))
+    return spec if shared else replace(spec, origin=None, context=NOWHERE)
+
+
+def send(connection: Connection, function: Callable[..., Any], packages: tuple[str, ...]) -> str:
+    """Describe what a function needs, and give the head what it lacks of that; return the document.
+
+    Raises EnvironmentFailed, InvalidValue, and what the head refuses with.
     """
     from burla.environment.describe import describe  # which most processes never need
 
@@ -53,5 +61,4 @@ def equip(
                 break
             except BlobBroken:
                 continue  # the head was started again in the middle
-    spec = replace(spec, environment=dumps(described.environment))
-    return spec if shared else replace(spec, origin=None, context=NOWHERE)
+    return dumps(described.environment)

@@ -8,18 +8,20 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import Any
 
-from burla import blobs, serialize, views
+from burla import blobs, equip, serialize, views
 from burla.client import running
 from burla.client.connection import Connection
 from burla.client.job import ClientJob, new_id
 from burla.client.outcome import Outcome
+from burla.configured import configure
 from burla.display import job as display
 from burla.display.failures import ErrorGroup, FailureGroups
 from burla.display.progress import Progress
 from burla.display.view import View
-from burla.errors import InvalidType
+from burla.errors import EnvironmentNeeded, InvalidType
 from burla.follower import Follower, whereabouts
 from burla.job_parts import JobProgress, LogLine, lines_of
 from burla.job_reader import JobReader
@@ -278,9 +280,18 @@ class Job:
                 else data
             )
         job_id = new_id()
-        self._reader.ask(Retry(self._reader.id, job_id, function))
+        self._retry(Retry(self._reader.id, job_id, function), function_)
         info = self._reader.ask(GetJob(job_id))
         return Job(self._reader.connection, info.id, info.function_name, info.snapshot)
+
+    def _retry(self, message: Retry, function: Callable[..., Any] | None) -> None:
+        try:
+            self._reader.ask(message)
+        except EnvironmentNeeded:
+            connection = self._reader.connection
+            assert connection is not None and function is not None
+            document = equip.send(connection, function, configure().packages)
+            self._reader.ask(replace(message, environment=document))
 
     # how it shows
 

@@ -93,8 +93,8 @@ def check(
         generator=generator,
         spinner=spinner,
         on_error=_on_error(on_error),
-        packages=configured.packages() + configured.checked_packages(packages),
-        variables=configured.variables().and_these(configured.checked_variables(env_vars)),
+        packages=configured.configure().packages + configured.checked_packages(packages),
+        variables=configured.configure().env_vars.and_these(configured.checked_variables(env_vars)),
     )
 
 

@@ -394,12 +394,14 @@ class Delete:
 class Retry:
     """A new, detached job `id`: as `job` was, with its results; only inputs without one run. Reply: None.
 
-    `function` None: the same; one that is a blob was put into `job` before. Refused: JobUnfinished.
+    `function` None: the same; one that is a blob was put into `job` before; `environment`: what that needs. Refused:
+    JobUnfinished; EnvironmentNeeded, if there is none and `job` had one.
     """
 
     job: str
     id: str
     function: Payload | None = None
+    environment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,8 @@ def _parser() -> _Parser:
     for option in ("--tls-ca-file", "--tls-client-cert", "--tls-client-key"):
         use.add_argument(option, metavar="FILE", help="a PEM file, for an address tls://… (none: your Dask config)")
     command("clusters", _clusters, "the clusters that you know, whether they are up, which is in use")
+    env = command("env", _env, "what calls get besides: NAME=value, + package, - NAME or package (none: show it)")
+    env.add_argument("change", nargs=argparse.REMAINDER, metavar="CHANGE")
     cluster = command("cluster", _cluster, "the cluster in use; `stop` ends the local one")
     cluster.add_argument("action", choices=("status", "stop"))
     command("debug", None, "run the input that failed last here, in the debugger")
@@ -164,6 +166,24 @@ def _use(shell: InteractiveShell, chosen: argparse.Namespace) -> Any:
 
 def _clusters(shell: InteractiveShell, chosen: argparse.Namespace) -> Any:
     return burla.clusters()
+
+
+def _env(shell: InteractiveShell, chosen: argparse.Namespace) -> None:
+    before = burla.configure()
+    packages, variables = list(before.packages), dict(before.env_vars.values)
+    match chosen.change:
+        case []:
+            pass
+        case ["+", *names] if names:
+            packages += [name for name in names if name not in packages]
+        case ["-", *names] if names and all(name in variables or name in packages for name in names):
+            packages = [name for name in packages if name not in names]
+            variables = {name: value for name, value in variables.items() if name not in names}
+        case [*settings] if all("=" in one.strip("=") for one in settings):
+            variables |= dict(one.split("=", 1) for one in settings)
+        case _:
+            raise UsageError("%burla env: give NAME=value, + package, or - and what to take back")
+    print(burla.configure(packages=packages, env_vars=variables))
 
 
 def _cluster(shell: InteractiveShell, chosen: argparse.Namespace) -> Any:

@@ -89,7 +89,7 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.job": (
         BASE
         | own("burla.client", "burla.display")
-        | {"burla.follower", "burla.job_parts", "burla.job_reader", "burla.views"},
+        | {"burla.configured", "burla.equip", "burla.follower", "burla.job_parts", "burla.job_reader", "burla.views"},
         set(),
         set(),
     ),

@@ -111,8 +111,7 @@ def _distribution(one: Installed, needed: bool, contents: dict[str, bytes]) -> D
 
 
 def _wheel(one: Installed) -> tuple[str, bytes] | None:
-    record = installed.location(one) / f"{one.name}-{one.version}.dist-info"
-    state = (one.name, one.version, str(installed.location(one)), one.marks, str(one.origin), record)
+    state = (one.name, str(installed.location(one)), str(one.origin), hash(tuple(one.record)))
     if state not in _wheels:
         _wheels[state] = wheels.wheel_of(one)
         while len(_wheels) > KEPT:

@@ -54,7 +54,10 @@ class Installer:
         return [sys.executable, "-m", "pip", "--python", python]
 
     async def _run(self, command: Sequence[str]) -> Outcome:
-        environ = clean_environ() | {"UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"} | dict(self.variables)
+        environ = clean_environ() | {"UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
+        if not os.access(os.path.expanduser("~"), os.W_OK):  # where uv would have its cache
+            environ.setdefault("UV_CACHE_DIR", str(self.folder / "uv"))
+        environ |= self.variables
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,

@@ -29,6 +29,7 @@ from burla.protocol import Blob
 log = logging.getLogger(__name__)
 
 KEEP_S = 30 * 86_400.0  # an environment that nobody has used for so long is deleted
+FETCHED = "parts"  # in the folder of environments: modules and wheels, as they came from the head
 AGAIN_S = 600.0  # what could not be reached is tried again after so long
 LOOK_S = 0.1  # at the lock of an environment that another process builds
 SAID_LINES = 12  # of what the installer wrote, an error tells the last ones
@@ -108,8 +109,9 @@ class Preparer:
 
     def sweep(self, now_s: float) -> None:
         """Delete what nobody has used for long."""
-        for path in self._cache.iterdir():
-            if now_s - path.stat().st_mtime > KEEP_S and path.suffix != ".lock":
+        parts = self._cache / FETCHED
+        for path in (*self._cache.iterdir(), *parts.glob("*")):
+            if now_s - path.stat().st_mtime > KEEP_S and path.suffix != ".lock" and path != parts:
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:

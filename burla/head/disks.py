@@ -41,7 +41,7 @@ def check_environment(spec: JobSpec, nodes: Collection[NodeState]) -> None:
 def check_python(spec: JobSpec, nodes: Collection[NodeState]) -> None:
     """Raise PythonMismatch if no node shares the client's disk, and all have another Python."""
     foreign = [node for node in nodes if _is_foreign(spec, node)]
-    if len(foreign) == len(nodes) and all(node.offer.python != spec.python for node in foreign):
+    if foreign and len(foreign) == len(nodes) and all(node.offer.python != spec.python for node in foreign):
         there = ", ".join(sorted({node.offer.python for node in foreign}))
         raise PythonMismatch(
             f"this is {spec.python}, and the nodes of this cluster have {there}: a function that was pickled by one "

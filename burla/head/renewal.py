@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
 from burla import blobs, serialize
-from burla.errors import BurlaError, JobCancelled, JobUnfinished, StoreDamaged
+from burla.errors import BurlaError, EnvironmentNeeded, JobCancelled, JobUnfinished, StoreDamaged
 from burla.head import jobs
 from burla.head.head import Head
 from burla.head.history import History
@@ -73,10 +73,16 @@ class Renewal:
                 self._locks.pop(job_id, None)
 
     async def _spec(self, message: Retry, source: StoredJob) -> JobSpec:
-        spec, function = source.spec, message.function
+        spec, function, environment = source.spec, message.function, message.environment
         if function is None:  # else the old one is not needed: it may be what is damaged
             function = (await self._store.with_function(source)).spec.function
-        return replace(spec, id=message.id, resumed=spec.id, function=function, detach=True, parent=None, depth=0)
+            environment = spec.environment
+        elif environment is None and spec.environment is not None:
+            raise EnvironmentNeeded("the corrected function may need something else", shared=spec.origin is not None)
+        return replace(
+            spec, id=message.id, resumed=spec.id, function=function, environment=environment,
+            detach=True, parent=None, depth=0,
+        )  # fmt: skip
 
     async def _fill(self, job: RunningJob, source: StoredJob) -> None:
         """Give a new job function, inputs and results of another; where that cannot be, it is not kept."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -28,7 +29,7 @@ from burla import config
 from burla.environment import disk, model
 from burla.environment.installer import clean_environ
 from burla.environment.model import Environment
-from burla.environment.prepare import Prepared, Preparer
+from burla.environment.prepare import FETCHED, Prepared, Preparer
 from burla.errors import BurlaError, EnvironmentFailed, EnvironmentNeeded
 from burla.node.children import Interpreter, Nursery
 from burla.protocol import PARTS, Blob, CallContext, Inherited, JobSpec, Preparing, Variables
@@ -122,7 +123,7 @@ class Settings:
 
     async def _prepare(self, spec: JobSpec, variables: Variables, wanted: Environment) -> Prepared:
         if self._preparer is None:
-            self._preparer = Preparer(_cache_folder(), self._node.offer.image)
+            self._preparer = Preparer(self._cache, self._node.offer.image)
         chosen = {name: value for name, value in variables.values.items() if name.startswith(INSTALLER_VARIABLES)}
         prepared = self._preparer.ready(wanted, chosen)
         if prepared is None:
@@ -142,10 +143,22 @@ class Settings:
             )
         return prepared
 
+    @functools.cached_property
+    def _cache(self) -> Path:
+        """The folder of environments, kept for the next nodes here; where there is no home, it is this node's alone."""
+        try:
+            folder = config.home() / "environments"
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (OSError, RuntimeError) as error:
+            log.warning("environments are not kept: %s", error)
+            folder = Path(tempfile.mkdtemp(prefix="burla-environments-"))
+        return folder
+
     async def _fetch(self, blob: Blob) -> bytes:
         """Return the content of a shared blob: from the head the first time."""
-        path = _cache_folder() / "parts" / blob.id
+        path = self._cache / FETCHED / blob.id
         with contextlib.suppress(FileNotFoundError):
+            os.utime(path)
             return await asyncio.to_thread(path.read_bytes)
         data = await self._node.fetch(PARTS, blob)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -234,7 +247,3 @@ def _notices(prepared: Prepared, wanted: Environment, node: str) -> tuple[str, .
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
-
-
-def _cache_folder() -> Path:
-    return config.home() / "environments"

@@ -241,6 +241,22 @@ def test_packages_and_variables_that_are_named_reach_the_calls_and_calls_within_
     ) == [["named", "hello", ["HELLO"]], "hellothere"]
 
 
+def test_a_corrected_function_is_retried_with_what_it_needs_now(elsewhere: Elsewhere):
+    assert elsewhere.run(
+        """
+        from pathlib import Path
+        import fixable
+        job = burla.submit(fixable.call, [1, 2], on_error="continue")
+        job.wait()
+        Path(fixable.__file__).write_text("def call(x): return 10 * x")
+        again = job.retry_failed()
+        again.wait()
+        result = [job.status, again.status, job.retry_failed(fixable.call).results()]
+        """,
+        fixable="def call(x): return 1 // (x - x)",
+    ) == ["failed", "failed", [10, 20]]
+
+
 def test_an_unknown_package_says_what_the_installer_said(elsewhere: Elsewhere):
     done = elsewhere.start(
         """

@@ -18,8 +18,7 @@ PLANTED = "planted-7f3c91"
 
 @pytest.fixture(autouse=True)
 def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(configured, "_packages", ())
-    monkeypatch.setattr(configured, "_variables", Variables())
+    monkeypatch.setattr(configured, "_set", configured.Configuration())
 
 
 def test_calls_get_configured_variables_and_those_of_their_own_job_besides():
@@ -45,6 +44,8 @@ def test_no_repr_shows_a_value():
         BeginLease(spec, variables),
         Prepare("job", 0, spec.context, variables, (), b""),
     ]
+    messages += [shown := burla.configure(packages=["polars"], env_vars={"TOKEN": PLANTED}), str(shown)]
+    assert str(shown) == "package polars\nvariable TOKEN"
     assert "TOKEN" in repr(variables)
     assert not [one for one in messages if PLANTED in repr(one)]
 
@@ -62,7 +63,7 @@ def test_what_is_no_variable_is_refused_without_showing_it(wrong: object, error:
     with pytest.raises(error) as raised:
         burla.configure(env_vars=wrong)  # type: ignore[arg-type]
     assert PLANTED not in str(raised.value)
-    assert configured.variables() == Variables()
+    assert burla.configure() == configured.Configuration()
 
 
 @pytest.mark.parametrize("wrong", ["numpy", 3, [3], [""]])

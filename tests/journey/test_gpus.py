@@ -18,6 +18,8 @@ from burla import InvalidValue, NoCompatibleNodes, remote_parallel_map
 from tests.conftest import Ledger, end_cluster, wait_until
 from tests.nvml import Simulated, simulate
 
+pytestmark = pytest.mark.local
+
 UUIDS = [f"GPU-{at}-{'0' * 30}" for at in range(4)]
 CPUS = 8
 

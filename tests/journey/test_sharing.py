@@ -16,6 +16,8 @@ import burla
 from burla import Job, remote_parallel_map
 from tests.conftest import Ledger, end_cluster, wait_until
 
+pytestmark = pytest.mark.local
+
 SLOTS = 8
 HUGE = 100_000
 

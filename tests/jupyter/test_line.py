@@ -42,6 +42,18 @@ def test_the_failure_of_a_call_is_raised_without_what_read_it(kernel: Kernel):
         assert machinery not in output.traceback
 
 
+def test_packages_and_variables_are_set_shown_and_taken_back(kernel: Kernel):
+    assert kernel.run("%burla env").stdout == "nothing is set\n"
+    assert kernel.run("%burla env BT_MINE='a b' BT_OTHER=c").stdout == "variable BT_MINE\nvariable BT_OTHER\n"
+    assert kernel.run("%burla env + polars>=1 pillow").stdout.startswith("package polars>=1\npackage pillow\nvariable")
+    kernel.run("import os\ngot = burla.remote_parallel_map(lambda x: os.environ['BT_MINE'], [0])")
+    assert kernel.run("got").text == "['a b']"
+    assert kernel.run("%burla env - BT_MINE pillow").stdout == "package polars>=1\nvariable BT_OTHER\n"
+    for wrong in ("BT_MINE", "- unknown", "+", "=x"):
+        assert "give NAME=value" in kernel.run(f"%burla env {wrong}").stderr
+    assert kernel.run("%burla env - polars>=1 BT_OTHER").stdout == "nothing is set\n"
+
+
 def test_a_failed_job_is_shown_without_a_traceback(kernel: Kernel):
     output = kernel.run("%burla attach {failed.id} -o again")
     assert output.error == "" and "is failed: input 0: ZeroDivisionError: division by zero" in output.stderr

@@ -240,8 +240,8 @@ def use(
         For anything else, and for a Client or cluster that is closed.
     UnknownCluster
         If no cluster has this name.
-    OSError
-        If nobody answers there.
+    OSError, ClusterLost
+        If nobody answers there; ClusterLost of a cluster in a cloud, which may have ended.
     ClusterBusy
         If another version of burla is in use there.
     ClusterError

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-from burla import cli_clusters, cli_jobs
+from burla import cli_cluster, cli_clusters, cli_jobs
 from burla.errors import BurlaError, ClusterLost, ClusterStartFailed, UnknownCluster, UnknownJob
 
 EXIT_CODES = """\
@@ -29,12 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     groups = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    cluster = groups.add_parser("cluster", help="the local cluster: is it up, what does it do, end it")
-    actions = cluster.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    status = actions.add_parser("status", help="show nodes, jobs, and when it ends by itself (exit code 3: not up)")
-    status.set_defaults(run=_status)
-    stop = actions.add_parser("stop", help="end it, and the jobs that run on it; detached ones go on at its next start")
-    stop.set_defaults(run=_stop)
+    cli_cluster.add(groups)
     cli_clusters.add(groups)
     cli_jobs.add(groups)
     chosen = parser.parse_args(arguments)
@@ -51,27 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(chosen, "json", False) and not getattr(chosen, "json_begun", False):
             print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
         return 3 if isinstance(error, (UnknownJob, UnknownCluster, ClusterStartFailed, ClusterLost)) else 1
-
-
-def _status(_: argparse.Namespace) -> int:
-    from burla.cluster_state import cluster_status
-
-    state = cluster_status()
-    print(state)
-    return 0 if state.up else 3
-
-
-def _stop(_: argparse.Namespace) -> int:
-    from burla.cluster_state import stop_cluster
-
-    later = stop_cluster()
-    if later is None:
-        print("The local cluster is not up.")
-        return 3
-    print("The local cluster has ended.")
-    if later:
-        print(f"When it is next started, these detached jobs go on: {', '.join(later)} (burla jobs starts it).")
-    return 0
 
 
 if __name__ == "__main__":

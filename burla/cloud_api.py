@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from burla import options
+from burla import config, options
 from burla.clusters import client_address, lifecycle, record, registry
 from burla.clusters.apart import run_apart
 from burla.clusters.boot import Timers
 from burla.clusters.cloud import CLOUDS
 from burla.clusters.record import CloudCluster
-from burla.display.terminal import PlainView
 from burla.errors import InvalidType, InvalidValue
 
 DEFAULT_MACHINE = {"aws": "m7i.xlarge"}
 DEFAULT_HEAD = {"aws": "m7i.large"}
-DEFAULT_DISK_GB = 100
-DEFAULT_IDLE_MINUTES = 10.0
-Say = Callable[[str], None]
 
 
 def create_cluster(
     name: str,
     *,
-    cloud: str,
+    cloud: str | None = None,
     region: str | None = None,
     machine: str | None = None,
     nodes: int = 1,
     image: str | None = None,
-    idle_minutes: float = DEFAULT_IDLE_MINUTES,
-    spot: bool = False,
-    disk_gb: int = DEFAULT_DISK_GB,
+    idle_minutes: float | None = None,
+    spot: bool | None = None,
+    disk_gb: int | None = None,
     role: str | None = None,
 ) -> None:
     """Boot a cluster in a cloud and keep it under a name, for `burla.use(name)`.
 
     It needs the extra `cloud`, and the cloud's own credentials where its own tools find them. It bills until its
     machines end, which they do by themselves when idle. Interrupted, or when a step fails, it removes what it has made.
+    A cluster of this name that was stopped, or has ended, is booted again; what is None is then as it was before.
 
     Parameters
     ----------
@@ -56,11 +54,11 @@ def create_cluster(
     image
         The container image of the nodes: any that has pip and the Python version of this process; None: python's own.
     idle_minutes
-        After so long without work a node ends, and so does the head when no job is unfinished.
+        After so long without work a node ends, and so does the head when no job is unfinished; None: 10.
     spot
         Nodes that the cloud may take back at any time, for less money; their calls then run again elsewhere.
     disk_gb
-        Of each machine.
+        Of each machine; None: 100.
     role
         The cloud's identity that nodes have, for the user's own data; None: none.
 
@@ -75,16 +73,15 @@ def create_cluster(
     CloudError
         If a step fails: it says which, the cloud's own message, and what is left running.
     """
-    say = PlainView().say
     cluster = settings(name, cloud, region, machine, image, idle_minutes, spot, disk_gb, role)
     count = node_count(nodes)
-    run_apart(lifecycle.create(cluster, count, client_address.client_cidr(), Timers(), say))
-    say(f"{name} is up: burla.use({name!r}), or: burla use {name}")
+    run_apart(lifecycle.create(cluster, count, client_address.client_cidr(), Timers(), lifecycle.say))
+    lifecycle.say(f"{name} is up: burla.use({name!r}), or: burla use {name}")
 
 
 def scale_cluster(name: str, nodes: int) -> None:
     """Have so many nodes in a cluster: boots some, or ends some, idle ones first. Raises UnknownCluster, CloudError."""
-    run_apart(lifecycle.scale(record.get(name), node_count(nodes), Timers(), PlainView().say))
+    run_apart(lifecycle.scale(record.get(name), node_count(nodes), Timers(), lifecycle.say))
 
 
 def delete_cluster(name: str, *, force: bool = False) -> None:
@@ -92,7 +89,14 @@ def delete_cluster(name: str, *, force: bool = False) -> None:
 
     Raises UnknownCluster; ClusterBusy if jobs are unfinished there, unless `force`; CloudError.
     """
-    run_apart(lifecycle.stop(record.get(name), force, PlainView().say, forget=True))
+    run_apart(lifecycle.stop(record.get(name), force, lifecycle.say, forget=True))
+
+
+def admit_client(name: str, cidr: str | None = None) -> None:
+    """Let this machine, or these addresses, connect too. Raises UnknownCluster, InvalidValue, CloudError."""
+    cluster = record.get(name)
+    who = client_address.client_cidr() if cidr is None else client_address.check("cidr", cidr)
+    run_apart(lifecycle.admit(cluster, who, lifecycle.say))
 
 
 def settings(
@@ -106,44 +110,63 @@ def settings(
     disk_gb: Any,
     role: Any,
 ) -> CloudCluster:
-    """Return a cluster to be. Raises InvalidValue, InvalidType."""
+    """Return a cluster to be; what is None is as it was before, or the default. Raises InvalidValue, InvalidType."""
     texts = {"name": name, "cloud": cloud, "region": region, "machine": machine, "image": image, "role": role}
     for key, value in texts.items():
-        if not isinstance(value, str) and (value is not None or key in ("name", "cloud")):
+        if not isinstance(value, str) and (value is not None or key == "name"):
             raise InvalidType(f"{key}={value!r}: it must be a text.")
-        if value is not None and (not value.strip() or value.split() != [value] or value.startswith("-")):
+        if value is not None and (value.split() != [value] or value.startswith("-")):
             raise InvalidValue(f"{key}={value!r}: it must be one word.")
     registry.check_name(name)
-    if cloud not in CLOUDS:
-        raise InvalidValue(f"cloud={cloud!r}: it must be one of {', '.join(CLOUDS)}.")
-    if not isinstance(spot, bool):
+    if spot is not None and not isinstance(spot, bool):
         raise InvalidType(f"spot={spot!r}: it must be True or False.")
+    if idle_minutes is not None:
+        _check_minutes(idle_minutes)
+    if disk_gb is not None:
+        options.count("disk_gb", disk_gb, "an integer of at least 1: GB")
+    before = record.find(name)
+    where = cloud or (before.cloud if before is not None else None)
+    if where not in CLOUDS:
+        raise InvalidValue(f"cloud={where!r}: it must be one of {', '.join(CLOUDS)}.")
+    if before is None or before.cloud != where:
+        before = CloudCluster(
+            name=name,
+            cloud=where,
+            id="",
+            owner="",
+            created_at_s=0,
+            region="",
+            machine=DEFAULT_MACHINE[where],
+            head_machine=DEFAULT_HEAD[where],
+            image="python:{}.{}-slim".format(*sys.version_info),
+            idle_s=60.0 * config.CLOUD_IDLE_MINUTES,
+            spot=False,
+            disk_gb=config.CLOUD_DISK_GB,
+        )
+    return replace(
+        before,
+        id=lifecycle.new_id(),
+        owner=lifecycle.owner(),
+        created_at_s=time.time(),
+        region=before.region if region is None else region,
+        machine=machine or before.machine,
+        image=image or before.image,
+        idle_s=before.idle_s if idle_minutes is None else 60.0 * idle_minutes,
+        spot=before.spot if spot is None else spot,
+        disk_gb=disk_gb or before.disk_gb,
+        access=before.access if role is None else role,
+        address="",
+        head_address="",
+        network="",
+        admitted=(),
+    )
+
+
+def _check_minutes(idle_minutes: Any) -> None:
     if isinstance(idle_minutes, bool) or not isinstance(idle_minutes, (int, float)):
         raise InvalidType(f"idle_minutes={idle_minutes!r}: it must be a number above 0.")
     if not (idle_minutes > 0 and math.isfinite(idle_minutes)):
         raise InvalidValue(f"idle_minutes={idle_minutes!r}: it must be a number above 0.")
-    return CloudCluster(
-        name=name,
-        cloud=cloud,
-        id=lifecycle.new_id(),
-        owner=lifecycle.owner(),
-        created_at_s=time.time(),
-        region=region or "",
-        machine=machine or DEFAULT_MACHINE[cloud],
-        head_machine=DEFAULT_HEAD[cloud],
-        image=image or default_image(),
-        idle_s=60.0 * idle_minutes,
-        spot=spot,
-        disk_gb=options.count("disk_gb", disk_gb, "an integer of at least 1: GB"),
-        access=role or "",
-    )
-
-
-def default_image() -> str:
-    """Return the image of Python's own makers for the version of this process."""
-    import sys
-
-    return "python:{}.{}-slim".format(*sys.version_info)
 
 
 def node_count(nodes: Any) -> int:

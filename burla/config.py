@@ -14,6 +14,8 @@ INPUT_LIMIT_BYTES = 200_000_000
 START_TIMEOUT_S = 60.0  # how long a job waits for the first node
 NODE_LEASE_S = 20.0  # a node beats every 5 s; silent for so long, its calls run elsewhere
 CLIENT_LEASE_S = 60.0  # a client that is silent for longer is given up, and its attached jobs with it
+CLOUD_IDLE_MINUTES = 10.0  # then a machine in a cloud ends
+CLOUD_DISK_GB = 100
 CLIENT_GONE_S = 5.0  # a client whose connection ended has this long to come back
 
 

@@ -25,7 +25,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 MARKED_FOLDERS = ("browser", "faults")
-LOCAL_FIXTURES = {"own_home", "four_slots"}
+LOCAL_FIXTURES = {"own_home", "four_slots", "eight_slots", "four_gpus"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 from burla import protocol
 from burla.client.connection import DaskTarget
 from burla.client.signals import import_whole
-from burla.clusters import registry
+from burla.clusters import record, registry
 from burla.clusters.borrowed import prepare
 from burla.clusters.registry import Entry
-from burla.errors import ClusterError, InvalidType, InvalidValue
+from burla.errors import ClusterError, ClusterLost, InvalidType, InvalidValue
 
 VARIABLE = "BURLA_CLUSTER"
 
@@ -71,7 +71,15 @@ def use(cluster: Any, tls_ca_file: Any, tls_client_cert: Any, tls_client_key: An
         choice = Choice(_target_of(cluster), "burla.use")
     if choice is not None and choice.target is not None:
         check_loop(choice.target)
-        prepare(choice.target.address, choice.target.security)
+        try:
+            prepare(choice.target.address, choice.target.security)
+        except OSError as error:
+            if record.find(choice.name) is None:
+                raise
+            raise ClusterLost(
+                f"{choice} does not answer: {error}. Does it still run? burla cluster status {choice.name}; to boot it "
+                f"again: burla cluster create {choice.name}"
+            ) from error
     before = _used
     _set(choice)
     return Use(before)

@@ -8,13 +8,13 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
-_LOOK_S = 0.2
 
 
 def run_apart(work: Coroutine[Any, Any, _T]) -> _T:
     """Return what the coroutine returns. An interrupt cancels it, and is raised once it has cleaned up."""
     loop = asyncio.new_event_loop()
     task = loop.create_task(work)
+    over = threading.Event()  # not thread.join(): interrupted, that takes a thread that runs for one that has ended
 
     def run() -> None:
         try:
@@ -22,18 +22,13 @@ def run_apart(work: Coroutine[Any, Any, _T]) -> _T:
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
+            over.set()
 
-    thread = threading.Thread(target=run, name="burla-cloud", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="burla-cloud", daemon=True).start()
     try:
-        _join(thread)
+        over.wait()
     except BaseException:  # Ctrl-C
         loop.call_soon_threadsafe(task.cancel)
-        _join(thread)
+        over.wait()
         raise
     return task.result()
-
-
-def _join(thread: threading.Thread) -> None:
-    while thread.is_alive():
-        thread.join(_LOOK_S)  # with a timeout: else no signal is handled on some systems

@@ -14,6 +14,7 @@ from dask_cloudprovider.aws.helper import aws_to_dict, dict_to_aws, get_default_
 from burla.clusters.boot import PORT
 from burla.clusters.cloud import (
     HEAD,
+    NODE,
     TAG_CLUSTER,
     TAG_EXPIRY,
     TAG_NAME,
@@ -200,6 +201,7 @@ class Aws:
 
     async def _run(self, order: VmOrder, network: str, expiry_s: float, image: str, subnet: str) -> dict[str, Any]:
         tags = self._tags(order.role, expiry_s, order.name)
+        access = self._cluster.access if order.role == NODE else ""
         cluster = _Cluster(
             asynchronous=True,
             shutdown_on_close=False,
@@ -214,10 +216,11 @@ class Aws:
             volume_tags=tags,
             spot=order.spot,
             docker_image=self._cluster.image,
-            iam_instance_profile={"Name": self._cluster.access} if self._cluster.access else {},
+            iam_instance_profile={"Name": access} if access else {},
             use_private_ip=False,
         )
         cluster.uuid = self._cluster.id
+        cluster.quiet = True  # else it prints
         if order.role == HEAD:
             machine: Any = _Head(**cluster.scheduler_options)
         else:

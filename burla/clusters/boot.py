@@ -18,7 +18,8 @@ from pathlib import Path
 PORT = 8786
 LIMIT_BYTES = 16_384  # EC2 takes no more
 HOME = "/var/lib/burla"  # on the machine and in its container
-_PINNED = ("dask", "distributed", "cloudpickle", "psutil", "uv")
+_PINNED = ("dask", "distributed", "cloudpickle", "packaging", "psutil", "uv")
+_PINNED_FOR_GPUS = ("nvidia-ml-py",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +57,14 @@ def settings(boot: Boot) -> dict[str, object]:
         "port": PORT,
         "idle_s": boot.idle_s,
         "python": "{}.{}".format(*sys.version_info),
-        "requirements": requirements(),
+        "requirements": requirements(boot.gpus),
         **asdict(boot.timers),
     }
 
 
-def requirements() -> list[str]:
+def requirements(gpus: bool) -> list[str]:
     """Return what the machine needs beside Python, in the versions of this process."""
-    pinned = []
-    for name in _PINNED:
-        try:
-            pinned.append(f"{name}=={importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:  # uv: not needed here
-            pinned.append(name)
-    return pinned
+    return [f"{name}=={importlib.metadata.version(name)}" for name in (*_PINNED, *(_PINNED_FOR_GPUS if gpus else ()))]
 
 
 def user_data(boot: Boot, keys: Mapping[str, bytes]) -> str:
@@ -91,7 +86,7 @@ def user_data(boot: Boot, keys: Mapping[str, bytes]) -> str:
 
 
 def _per_boot(boot: Boot) -> str:
-    """Run the container, and when it ends, end the machine; also when it hangs before our package runs."""
+    """Run the container, again if it was killed, then end the machine; also if it hangs before our package runs."""
     options = [
         "--rm", "--net=host", "--user=root", "--name=burla", "--entrypoint=sh", f"--volume={HOME}:{HOME}",
         f"--env=BURLA_IMAGE={boot.image}", *(["--gpus=all"] if boot.gpus else []),
@@ -103,7 +98,10 @@ rm -f {HOME}/ready
 (sleep {boot.timers.boot_s:g}; [ -e {HOME}/ready ] || shutdown -h now) &
 command -v docker >/dev/null || {{ apt-get update -q; DEBIAN_FRONTEND=noninteractive apt-get install -qy docker.io; }}
 docker rm -f burla >/dev/null 2>&1
-docker run {shlex.join(options)} {shlex.quote(boot.image)} {HOME}/start.sh
+for attempt in 1 2 3; do
+  docker run {shlex.join(options)} {shlex.quote(boot.image)} {HOME}/start.sh && break
+  sleep 3
+done
 shutdown -h now
 """
 

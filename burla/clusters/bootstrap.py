@@ -85,8 +85,11 @@ async def receive(settings: dict[str, Any]) -> None:
         keep(archive, sha256)
         came.set()
 
+    async def get() -> None:
+        """Tell a node that there is none yet."""
+
     tls = security()
-    handlers = {"get_metadata": get_metadata, "burla_put_package": put}
+    handlers = {"get_metadata": get_metadata, "burla_put_package": put, "burla_get_package": get}
     server = Server(handlers, connection_args=tls.get_connection_args("scheduler"))
     await server.listen(f"tls://0.0.0.0:{settings['port']}", **tls.get_listen_args("scheduler"))
     server.status = Status.running
@@ -106,11 +109,12 @@ async def fetch(settings: dict[str, Any]) -> None:
         try:
             async with rpc(settings["head"], timeout=ASK_S, connection_args=arguments) as head:
                 answer: Any = await head.burla_get_package()
-        except (OSError, AttributeError) as error:  # it has not begun, or waits for a client itself
+        except OSError as error:
+            answer = None
             print(f"burla: no package from {settings['head']} yet: {error!r}", flush=True)
-            await asyncio.sleep(AGAIN_S)
-        else:
+        if answer is not None:
             return keep(answer["archive"], answer["sha256"])
+        await asyncio.sleep(AGAIN_S)
     raise TimeoutError
 
 

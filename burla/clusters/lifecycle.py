@@ -11,6 +11,7 @@ import getpass
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ from burla.protocol import NEEDED_OP
 _LOOK_S = 0.5
 _ASK_S = 5.0
 _GONE_S = 300.0  # for machines to end
+_SETTLE_S = 5.0
 _CONSOLE_LINES = 15
 Say = Callable[[str], None]
 
@@ -106,16 +108,17 @@ async def _make(work: Work, nodes: int, cidr: str, timers: Timers) -> None:
 async def _wait_for_head(work: Work, head: Vm, timeout_s: float) -> None:
     security = work.cluster.entry().security()
     until = time.monotonic() + timeout_s
+    seen: set[str] = set()
     while True:
+        seen.update(alive := {vm.id for vm in await work.cloud.vms() if vm.state != "ending"})
+        if pool.has_ended(head, alive, seen):
+            raise Refused(await _told(work.cloud, pool.Failed(head.name, "it ended while it booted", head)))
         try:
             return await asyncio.to_thread(prepare, work.cluster.address, security)
         except OSError as error:
-            why = f"the head does not answer at {work.cluster.address}: {error}"
-        alive = {vm.id for vm in await work.cloud.vms() if vm.state != "ending"}
-        if head.id not in alive:
-            raise Refused(await _told(work.cloud, pool.Failed(head.name, "it ended while it booted", head)))
-        if time.monotonic() > until:
-            raise Refused(f"{why} (waited {timeout_s:.0f} s)")
+            if time.monotonic() > until:
+                why = f"the head does not answer at {work.cluster.address} (waited {timeout_s:.0f} s): {error}"
+                raise Refused(await _told(work.cloud, pool.Failed(head.name, why, head))) from error
         await asyncio.sleep(_LOOK_S)
 
 
@@ -171,13 +174,24 @@ async def stop(cluster: CloudCluster, force: bool, say: Say, forget: bool = Fals
             _forget(cluster)
 
 
+async def admit(cluster: CloudCluster, cidr: str, say: Say) -> None:
+    """Let clients of these addresses, too, reach the head. Raises CloudError."""
+    with record.changing(cluster.name):
+        work = Work(cluster, clouds.connect(cluster), say)
+        async with _steps(work):
+            work.begin(f"admitting {cidr} to {cluster.name}")
+            await work.cloud.admit(cluster.network, cidr)
+            work.keep(admitted=(*(one for one in cluster.admitted if one != cidr), cidr))
+
+
 async def _needed(cluster: CloudCluster) -> list[str]:
     if not cluster.address:
         return []
     try:
-        return await ask(cluster.address, cluster.entry().security(), NEEDED_OP, _ASK_S)
-    except (OSError, AttributeError):  # no head, or one that has never run a job
-        return []
+        told = await ask(cluster.address, cluster.entry().security(), NEEDED_OP, _ASK_S)
+    except OSError:  # no head any more
+        told = None
+    return told or []  # None: it has never had our package
 
 
 async def _remove(work: Work, network: bool = True) -> None:
@@ -230,6 +244,8 @@ async def _undo(work: Work) -> None:
     work.say(f"{work.step}: this failed; removing what was made")
     step = work.step
     try:
+        await _remove(work, network=False)
+        await asyncio.sleep(_SETTLE_S)  # a cloud may take so long to name a machine that it has just started
         await _remove(work)
         _forget(work.cluster)
     except Refused as error:
@@ -267,6 +283,11 @@ async def _told(cloud: Cloud, failed: pool.Failed) -> str:
 
 def _count(nodes: int) -> str:
     return f"{nodes} node{'s' if nodes != 1 else ''}"
+
+
+def say(text: str) -> None:
+    """Tell the user how far it is; each step may take minutes."""
+    print(f"burla: {text}", file=sys.stderr, flush=True)
 
 
 def owner() -> str:

@@ -21,6 +21,7 @@ from distributed import Scheduler
 
 from burla.clusters import package
 from burla.clusters.boot import HOME
+from burla.clusters.rpc import ask
 from burla.clusters.security import load_security
 from burla.clusters.supervisor import DASK_SETTINGS
 from burla.errors import StoreUnknown
@@ -33,6 +34,8 @@ from burla.protocol import GET_PACKAGE_OP, HEAD_KEY, LEAVE_OP, NEEDED_OP, NODES_
 log = logging.getLogger(__name__)
 
 AGAIN = 75  # exit code: something newer has to be fetched
+LOOK_S = 2.0
+ASK_S = 5.0
 
 
 class MachineHeadPlugin(HeadPlugin):
@@ -105,15 +108,36 @@ async def _head(settings: dict[str, Any]) -> None:
 
 
 async def _node(settings: dict[str, Any]) -> None:
-    host = own_address(settings["head"])
+    host, security = own_address(settings["head"]), load_security(Path(HOME))
+    headless_s = 0.0
 
     def over(node: Node, now: float) -> bool:
-        return node.idle_for_s(now) > settings["idle_s"] or node.headless_for_s(now) > settings["head_gone_s"]
+        nonlocal headless_s
+        headless_s = node.headless_for_s(now)
+        return node.idle_for_s(now) > settings["idle_s"] or headless_s > settings["head_gone_s"]
+
+    async def follow_version() -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if headless_s > LOOK_S and await _version(settings["head"], security) not in ("", package.package().key):
+                log.info("the head is of another version now")
+                os._exit(AGAIN)  # no job is lost: a head in use is not replaced
 
     work = Path(HOME, "work")
     work.mkdir(mode=0o700, exist_ok=True)
     offer = await describe(settings["name"])
-    await run_node(lambda: settings["head"], load_security(Path(HOME)), host, offer, str(work), over)
+    following = asyncio.ensure_future(follow_version())
+    await run_node(lambda: settings["head"], security, host, offer, str(work), over)
+    following.cancel()
+
+
+async def _version(head: str, security: Any) -> str:
+    """Return which version the head is; empty: it does not answer, or waits for one itself."""
+    try:
+        found = await ask(head, security, "get_metadata", ASK_S, keys=[HEAD_KEY], default=None)
+    except OSError:
+        return ""
+    return found["key"] if found else ""
 
 
 def own_address(head: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from burla.clusters.boot import Boot, Timers, user_data
@@ -16,6 +16,7 @@ from burla.protocol import NODES_OP
 
 _ASK_S = 5.0
 _LOOK_S = 0.5
+_NAMED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +75,30 @@ async def wait(
     waiting = {vm.name: vm for vm in vms}
     until = time.monotonic() + timeout_s
     failed: list[Failed] = []
+    seen: set[str] = set()
     while waiting and time.monotonic() < until:
+        seen.update(alive := {vm.id for vm in await cloud.vms() if vm.state != "ending"})
+        for name in [name for name, vm in waiting.items() if has_ended(vm, alive, seen)]:
+            failed.append(Failed(name, "it ended while it booted", waiting.pop(name)))
         joined = waiting.keys() & (await busy(cluster)).keys()
         for name in joined:
             del waiting[name]
         if joined:
-            say(f"{len(vms) - len(waiting) - len(failed)} of {len(vms)} nodes have joined")
-        alive = {vm.id for vm in await cloud.vms() if vm.state != "ending"}
-        for name in [name for name, vm in waiting.items() if vm.id not in alive]:
-            failed.append(Failed(name, "it ended while it booted", waiting.pop(name)))
+            say(f"{len(vms) - len(waiting) - len(failed)} of {len(vms)} nodes joined")
         if waiting:
             await asyncio.sleep(_LOOK_S)
     return failed + [Failed(name, f"it has not joined in {timeout_s:.0f} s", vm) for name, vm in waiting.items()]
 
 
+def has_ended(vm: Vm, alive: Collection[str], seen: Collection[str]) -> bool:
+    """Whether a machine is gone: a cloud may take a while to name one that it has just started."""
+    return vm.id not in alive and (vm.id in seen or time.time() - vm.started_at_s > _NAMED_S)
+
+
 async def busy(cluster: CloudCluster) -> dict[str, int]:
     """Return the nodes that have joined, by name, with their slots in use; none if the head does not answer now."""
     try:
-        return await ask(cluster.address, cluster.entry().security(), NODES_OP, _ASK_S)
-    except (OSError, AttributeError):  # it restarts; or it still waits for our package
-        return {}
+        told = await ask(cluster.address, cluster.entry().security(), NODES_OP, _ASK_S)
+    except OSError:  # it restarts
+        told = None
+    return told or {}  # None: it still waits for our package

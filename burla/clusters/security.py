@@ -14,6 +14,7 @@ import shutil
 import ssl
 import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,11 @@ VALID_DAYS = 3650
 BACKDATED_HOURS = 1  # the clock of another machine may be behind, and a certificate of the future is refused
 
 
-def create_keys(folder: Path) -> None:
+def create_keys(folder: Path, files: Mapping[str, bytes] | None = None) -> None:
     """Put keys/ca.pem, cert.pem and key.pem (0600) into a cluster's `folder` (0700), unless its keys are there already.
 
-    When several processes do so at once, all of them end up with the keys of one. Raises UnsafeFiles.
+    They are new ones, unless `files` has them: name → PEM. When several processes do so at once, all of them end up
+    with the keys of one. Raises UnsafeFiles.
     """
     keys = private_folder(folder) / FOLDER
     if os.path.lexists(keys):
@@ -39,7 +41,7 @@ def create_keys(folder: Path) -> None:
         return
     made = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=folder))
     try:
-        for name, pem in _new_certificates().items():
+        for name, pem in (files or _new_certificates()).items():
             _write_private(made / name, pem)
         made.rename(keys)
     except OSError as error:

@@ -183,12 +183,16 @@ class Settings:
             nursery.niceness = self._node.nursery.niceness
             self._nurseries[python] = nursery, asyncio.ensure_future(nursery.start())
         nursery, starting = self._nurseries[python]
+        self._users[python] = self._users.get(python, 0) + 1  # now: nobody may end it while it starts
         try:
             await asyncio.shield(starting)
         except OSError:
             self._nurseries.pop(python, None)
+            self._users[python] -= 1
             raise
-        self._users[python] = self._users.get(python, 0) + 1
+        except asyncio.CancelledError:
+            self._release(python)
+            raise
         return nursery
 
     def _our_modules(self) -> Path:
@@ -206,9 +210,12 @@ class Settings:
             shutil.rmtree(setting.folder, ignore_errors=True)
         for python, (nursery, _) in self._nurseries.items():
             if nursery is setting.nursery:
-                self._users[python] -= 1
-                if not self._users[python]:
-                    asyncio.get_running_loop().call_later(LINGER_S, self._end_unused, python)
+                self._release(python)
+
+    def _release(self, python: str) -> None:
+        self._users[python] -= 1
+        if not self._users[python]:
+            asyncio.get_running_loop().call_later(LINGER_S, self._end_unused, python)
 
     def _end_unused(self, python: str) -> None:
         if not self._users.get(python) and python in self._nurseries:

@@ -214,9 +214,9 @@ class Machine:
                 raise TimeoutError(f"machine {self.id} does not get a network of its own")
             time.sleep(0.005)
         link = f"m{pid}"
-        subprocess.run(
-            ["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid)], check=True
-        )
+        mac = "02:00:" + ":".join(f"{int(part):02x}" for part in self.private_ip.split("."))  # stays over restarts
+        pair = ["link", "add", link, "type", "veth", "peer", "name", "eth0", "address", mac, "netns", str(pid)]
+        subprocess.run(["ip", *pair], check=True)
         subprocess.run(["ip", "link", "set", link, "master", self._bridge, "up"], check=True)
 
     def power_off(self) -> None:
@@ -231,6 +231,13 @@ class Machine:
         assert self._process is not None
         pid = (self.home / "docker.pid").read_text()
         subprocess.run(["nsenter", "-t", str(self._init()), "-p", "-m", "sh", "-c", f"kill -KILL {pid}"], check=True)
+
+    def kill_python(self) -> None:
+        """End the Python processes of its container, and leave the rest."""
+        assert self._process is not None
+        subprocess.run(
+            ["nsenter", "-t", str(self._init()), "-p", "-m", "pkill", "-KILL", "-f", "python.*burla"], check=True
+        )
 
     def _init(self) -> int:
         assert self._process is not None

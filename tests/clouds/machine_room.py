@@ -81,8 +81,6 @@ class MachineRoom:
     """
 
     def __init__(self, folder: Path):
-        import boto3
-
         self.folder = folder
         self.images: dict[str, str | None] = {}
         self.hangs: Callable[[dict[str, str]], bool] = lambda tags: False
@@ -99,13 +97,7 @@ class MachineRoom:
             "AWS_EC2_METADATA_DISABLED": "true",
             "BURLA_CLIENT_CIDR": f"{CLIENT_IP}/32",
         }
-        self.ec2 = boto3.client(
-            "ec2",
-            region_name=REGION,
-            endpoint_url=self.environ["AWS_ENDPOINT_URL"],
-            aws_access_key_id="room",
-            aws_secret_access_key="room",
-        )
+        self.ec2 = self.client("ec2")
 
     def __enter__(self) -> MachineRoom:
         for command in (
@@ -149,6 +141,18 @@ class MachineRoom:
         """The machines that run now, oldest first."""
         with self._lock:
             return [machine for machine in self.history.values() if machine.running]
+
+    def client(self, service: str) -> Any:
+        """Return a client of one of the cloud's services."""
+        import boto3
+
+        return boto3.client(
+            service,
+            region_name=REGION,
+            endpoint_url=self.environ["AWS_ENDPOINT_URL"],
+            aws_access_key_id="room",
+            aws_secret_access_key="room",
+        )
 
     # what tests may do to it
 

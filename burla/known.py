@@ -22,8 +22,8 @@ COLUMNS = ("name", "address", "kind", "up", "in use")
 class Cluster:
     """A cluster as it was when it was looked at.
 
-    `name` may be empty. `kind`: "local", or "dask": a scheduler that somebody else runs. `in_use`: who chose it for
-    this process, or empty.
+    `name` may be empty. `kind`: "local"; "dask": a scheduler that somebody else runs; or the cloud that it is in.
+    `in_use`: who chose it for this process, or empty.
     """
 
     name: str

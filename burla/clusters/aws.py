@@ -87,8 +87,14 @@ class Aws:
     async def check(self) -> str:
         """Return the region."""
         async with self._client() as ec2:
-            await ec2.describe_account_attributes(AttributeNames=["supported-platforms"])
+            await self._vpc(ec2)
             return ec2.meta.region_name
+
+    async def has_gpus(self, machine: str) -> bool:
+        """Return whether a machine has GPUs that the driver of its image knows."""
+        async with self._client() as ec2:
+            [told] = (await ec2.describe_instance_types(InstanceTypes=[machine]))["InstanceTypes"]
+        return any(gpu["Manufacturer"] == "NVIDIA" for gpu in told.get("GpuInfo", {}).get("Gpus", []))
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 PORT = 8786
 LIMIT_BYTES = 16_384  # EC2 takes no more
 HOME = "/var/lib/burla"  # on the machine and in its container
+_APT = "DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300"  # others may be at it when a machine boots
 _PINNED = ("dask", "distributed", "cloudpickle", "packaging", "psutil", "uv")
 _PINNED_FOR_GPUS = ("nvidia-ml-py",)
 
@@ -96,9 +97,9 @@ def _per_boot(boot: Boot) -> str:
 chmod 700 {HOME} {HOME}/keys
 rm -f {HOME}/ready
 (sleep {boot.timers.boot_s:g}; [ -e {HOME}/ready ] || shutdown -h now) &
-command -v docker >/dev/null || {{ apt-get update -q; DEBIAN_FRONTEND=noninteractive apt-get install -qy docker.io; }}
 docker rm -f burla >/dev/null 2>&1
 for attempt in 1 2 3; do
+  command -v docker >/dev/null || {{ {_APT} update -q; {_APT} install -qy docker.io; }}
   docker run {shlex.join(options)} {shlex.quote(boot.image)} {HOME}/start.sh && break
   sleep 3
 done

@@ -61,6 +61,10 @@ class Cloud(Protocol):
         """Return the region that will be used, once the credentials have been found good."""
         ...
 
+    async def has_gpus(self, machine: str) -> bool:
+        """Return whether a kind of machine has GPUs that calls can use; refused if there is no such kind."""
+        ...
+
     async def make_network(self) -> str:
         """Make what guards the cluster's ports, unless it is there; return its id. It admits itself alone."""
         ...

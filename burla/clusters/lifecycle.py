@@ -78,6 +78,8 @@ async def create(cluster: CloudCluster, nodes: int, cidr: str, timers: Timers, s
 
 async def _make(work: Work, nodes: int, cidr: str, timers: Timers) -> None:
     cluster, cloud = work.cluster, work.cloud
+    work.begin(f"looking at {cluster.machine}")
+    kind = await pool.kind_of(cloud, cluster)
     work.begin(f"making a network for {cluster.name} in {cluster.region}, open to {cidr}")
     network = await cloud.make_network()
     await cloud.admit(network, cidr)
@@ -92,7 +94,7 @@ async def _make(work: Work, nodes: int, cidr: str, timers: Timers) -> None:
     booted: list[Vm] = []
     if nodes:
         work.begin(f"starting {_count(nodes)} ({cluster.machine})")
-        booted, failed = await pool.boot(cloud, work.cluster, pool.kind_of(cluster), nodes, timers)
+        booted, failed = await pool.boot(cloud, work.cluster, kind, nodes, timers)
         if failed:
             raise Refused(failed[0].why)
     work.begin("waiting for the head, to bring burla there")
@@ -142,9 +144,10 @@ async def scale(cluster: CloudCluster, nodes: int, timers: Timers, say: Say) -> 
 async def _add(work: Work, count: int, timers: Timers) -> None:
     cloud, cluster = work.cloud, work.cluster
     work.begin(f"starting {_count(count)} ({cluster.machine})")
+    kind = await pool.kind_of(cloud, cluster)
     booted: list[Vm] = []
     try:
-        booted, failed = await pool.boot(cloud, cluster, pool.kind_of(cluster), count, timers)
+        booted, failed = await pool.boot(cloud, cluster, kind, count, timers)
         if booted:
             work.begin(f"waiting for {_count(len(booted))}")
             failed += await pool.wait(cloud, cluster, booted, timers.boot_s, work.say)

@@ -40,9 +40,10 @@ class Failed:
     refusal: Refused | None = None
 
 
-def kind_of(cluster: CloudCluster) -> NodeKind:
+async def kind_of(cloud: Cloud, cluster: CloudCluster) -> NodeKind:
     """Return the nodes that a cluster has when nothing else is asked for."""
-    return NodeKind(cluster.machine, cluster.image, cluster.idle_s, spot=cluster.spot)
+    gpus = await cloud.has_gpus(cluster.machine)
+    return NodeKind(cluster.machine, cluster.image, cluster.idle_s, gpus, cluster.spot)
 
 
 async def boot(

@@ -20,6 +20,7 @@ from burla.clusters.boot import Boot, user_data
 from burla.clusters.package import package
 from burla.clusters.security import create_keys
 from burla.protocol import GET_PACKAGE_OP, MESSAGE_BYTES, PUT_PACKAGE_OP
+from tests.clouds.fake_ec2 import DEEP_LEARNING, UBUNTU
 from tests.clouds.machine_room import MachineRoom, in_machine_room
 
 KEYS = {name: os.urandom(900).hex().encode() for name in ("ca.pem", "cert.pem", "key.pem")}
@@ -108,6 +109,22 @@ def test_nothing_of_the_client_goes_to_the_cloud_but_the_cluster_s_keys(room: Ma
     ]
     assert not any(one.get("KeyName") for one in room.instances())
     burla.delete_cluster("quiet")
+
+
+@in_machine_room
+def test_a_machine_with_gpus_has_their_driver_and_its_container_all_of_them(room: MachineRoom) -> None:
+    """The head needs neither; a machine that there is not is refused before anything is made."""
+    burla.create_cluster("gpus", cloud="aws", machine="g4dn.xlarge")
+    head, node = room.machines
+    assert [head.containers[0].gpus, node.containers[0].gpus] == [False, True]
+    assert {one["InstanceType"]: one["ImageId"] for one in room.instances()} == {
+        "m7i.large": UBUNTU,
+        "g4dn.xlarge": DEEP_LEARNING,
+    }
+    burla.delete_cluster("gpus")
+    with pytest.raises(burla.CloudError, match=r"looking at g4dn\.hugest: .*g4dn\.hugest.*Nothing of it runs"):
+        burla.create_cluster("none", cloud="aws", machine="g4dn.hugest")
+    assert room.left() == []
 
 
 def _configuration() -> dict[str, object]:

@@ -24,6 +24,7 @@ def test_the_commands_follow_a_cluster_through_its_life(room: MachineRoom) -> No
     assert (code, out) == (0, "")
     assert err.splitlines() == [
         "burla: looking at the account (aws)",
+        "burla: looking at c7i.large",
         "burla: making a network for demo in us-east-1, open to 192.0.2.1/32",
         "burla: starting the head (m7i.large)",
         "burla: starting 2 nodes (c7i.large)",

@@ -173,7 +173,7 @@ def test_a_head_whose_container_crashes_is_started_again(room: MachineRoom) -> N
     head.kill_python()
     with burla.use("steady"):
         assert burla.remote_parallel_map(abs, [-1]) == [1]
-    assert room.machines[0] is head
+    assert room.machines[0] is head and len(head.containers) == 1
     burla.delete_cluster("steady")
 
 

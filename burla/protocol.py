@@ -533,7 +533,10 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class NodeOffer:
-    """What a node has. `image`: the container image that it runs, see `images.normalise`."""
+    """What a node has. `image`: the container image that it runs, see `images.normalise`.
+
+    `version`: of its package, where that may be another than its head's.
+    """
 
     id: str
     name: str
@@ -542,6 +545,7 @@ class NodeOffer:
     gpus: tuple[Gpu, ...] = ()
     image: str | None = None
     python: str = field(default_factory=python_tag)
+    version: str = ""
 
     @property
     def gpu_counts(self) -> Mapping[str, int]:

@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class MachineHeadPlugin(HeadPlugin):
     """A head that gives our package to its nodes, and makes room for another version when nobody needs it."""
 
     async def _install(self, scheduler: Scheduler) -> None:
+        self._service.version = package.package().key
         await super()._install(scheduler)
         self._scheduler = scheduler
         self._archive = Path(HOME, "package.zip").read_bytes()
@@ -125,7 +127,7 @@ async def _node(settings: dict[str, Any]) -> None:
 
     work = Path(HOME, "work")
     work.mkdir(mode=0o700, exist_ok=True)
-    offer = await describe(settings["name"])
+    offer = replace(await describe(settings["name"]), version=package.package().key)
     following = asyncio.ensure_future(follow_version())
     await run_node(lambda: settings["head"], security, host, offer, str(work), over)
     following.cancel()

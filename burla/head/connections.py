@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from burla.channel import Channel, Transport
-from burla.errors import BurlaError, ClusterLost, JobCancelled
+from burla.errors import BurlaError, ClusterError, ClusterLost, JobCancelled
 from burla.head import crashpoints, disks
 from burla.head.head import Head
 from burla.head.history import History
@@ -65,6 +65,7 @@ class Service:
         self.idle_after_s = idle_after_s
         self.closing = False
         self.over = False  # nothing can be asked any more
+        self.version = ""  # that nodes must have; empty: they cannot have another
         self.open: set[Channel] = set()
         self._stop = stop
 
@@ -183,6 +184,8 @@ class Connection:
             case Hello(session_id):
                 return self._welcome(session_id, now)
             case Join(offer):
+                if self._service.version and offer.version != self._service.version:
+                    raise ClusterError(f"node {offer.name} runs another version of burla than its head")
                 self._node = offer.id
                 return Joined(
                     kept=self._head.dispatch.join(message, self._channel),

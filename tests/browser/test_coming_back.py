@@ -27,7 +27,7 @@ job.follow()"""
 def check_summary(notebook: Notebook) -> None:
     """Fail unless the static end of MIXED is there."""
     summary = notebook.output(0).locator(".burla-summary")
-    summary.wait_for(timeout=10_000)
+    summary.wait_for(timeout=40_000)
     shown = summary.inner_text()
     assert "9/12 calls done, 3 failed" in shown
     assert "3 × ZeroDivisionError at line 6 of a cell: division by zero (inputs 0, 4, 8)" in shown

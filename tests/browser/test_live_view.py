@@ -126,7 +126,7 @@ def test_failures_are_grouped_with_their_inputs_and_one_traceback(open_notebook:
     panel = Panel(notebook).wait()
     panel.fold("Failures")
     for kind in ("ValueError", "KeyError"):
-        panel.root.locator(".burla-failures", has_text=kind).wait_for(timeout=10_000)
+        panel.root.locator(".burla-failures", has_text=kind).wait_for(timeout=40_000)
     panel.root.locator(".burla-failures summary").first.click()
     traceback = panel.root.locator(".burla-traceback pre").first
     traceback.wait_for(timeout=5_000)

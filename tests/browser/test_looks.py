@@ -51,7 +51,7 @@ def test_the_view_is_good_to_look_at_while_it_runs_and_afterwards(open_notebook:
         panel.root.locator(".burla-failures", has_text=kind).wait_for(timeout=15_000)
     panel.root.locator(".burla-failures summary").first.click()
     notebook.until(lambda: panel.root.locator(".burla-slowest td").count(), 10, "slow calls")
-    panel.root.locator(".burla-log-row").first.wait_for(timeout=10_000)
+    panel.root.locator(".burla-log-row").first.wait_for(timeout=40_000)
     notebook.shot("running")
     assert complaints(panel.root) == []
     panel.button("Detach").click()
@@ -81,7 +81,7 @@ def test_what_is_left_of_a_view_is_good_to_look_at_in_a_notebook_that_is_not_tru
     notebook.distrust()
     notebook.open()
     summary = notebook.page.locator(".burla-summary")
-    summary.wait_for(timeout=10_000)
+    summary.wait_for(timeout=40_000)
     for fold in summary.locator("summary").all():
         fold.click()
     notebook.shot("not-trusted")

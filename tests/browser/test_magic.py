@@ -103,7 +103,7 @@ def test_a_detached_cell_returns_and_its_view_goes_on(open_notebook: OpenNoteboo
     assert notebook.text(2).split("\n") == [f"mine {i}" for i in range(30)]
     gate.open(20)
     wait_until(lambda: len(ledger.entries()) == 20, what="calls")
-    notebook.output(1).locator(".burla-summary").wait_for(timeout=10_000)
+    notebook.output(1).locator(".burla-summary").wait_for(timeout=40_000)
     shown = notebook.text(1)
     assert "mine" not in shown and shown.count("begin") >= 20
     assert notebook.run(3) == "([0, 1, 2], 'done')"

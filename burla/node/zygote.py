@@ -17,6 +17,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from pathlib import Path
 
 from burla.node import child as child_module
@@ -26,6 +27,7 @@ SECRET_BYTES = 16
 REQUEST = struct.Struct(f"<cQq{SECRET_BYTES}s")  # b"F" or b"S", number, signal, secret
 REPLY = struct.Struct("<cQqQ")  # b"S" or b"E", number, pid or wait status, bytes
 FORK, SIGNAL, STARTED, ENDED = b"F", b"S", b"S", b"E"
+SESSION_TRIES, SESSION_AGAIN_S = 50, 0.05
 UNBORN_STATUS = 71 << 8  # as of a process that exits with 71, EX_OSERR
 CHILD_VARIABLE = "BURLA_CHILD"  # tells whose subprocess an orphan was
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
@@ -40,8 +42,9 @@ def _prctl(option: int, value: int) -> None:
 class Zygote:
     """The loop over requests of the node and deaths of children."""
 
-    def __init__(self, node: socket.socket):
+    def __init__(self, node: socket.socket, niceness: int = 0):
         self._node = node
+        self._niceness = niceness
         self._pids: dict[int, int] = {}  # number → pid
         self._wake, wake_write = socket.socketpair()
         self._wake.setblocking(False)
@@ -101,6 +104,8 @@ class Zygote:
     def _become_child(self, number: int, secret: bytes, fds: list[int]) -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()  # no terminal, a process group of its own
+        if self._niceness:
+            _weigh_session(self._niceness)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -163,6 +168,19 @@ def _owner(pid: int) -> int:
     return int(numbers[0]) if numbers and numbers[0].isdigit() else -1
 
 
+def _weigh_session(niceness: int) -> None:
+    """Have Linux weigh this session by its niceness too: it weighs those against each other before processes."""
+    for _ in range(SESSION_TRIES):
+        try:
+            Path("/proc/self/autogroup").write_text(str(niceness))
+        except BlockingIOError:  # it takes one change of a plain user in a tenth of a second
+            time.sleep(SESSION_AGAIN_S)
+        except OSError:  # a kernel without it weighs processes alone
+            return
+        else:
+            return
+
+
 def _kill_group(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
@@ -174,10 +192,8 @@ def main(fd: int, niceness: int) -> None:
     """Run the zygote on a socket to its node."""
     if niceness:
         os.nice(niceness)
-        with contextlib.suppress(OSError):  # a kernel without it weighs processes, not sessions: it has heard already
-            Path("/proc/self/autogroup").write_text(str(niceness))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     node = socket.socket(fileno=fd)
     node.set_inheritable(False)
     stdio.write_lines_at_once()
-    Zygote(node).run()
+    Zygote(node, niceness).run()

@@ -79,7 +79,7 @@ class Home:
         found = {}
         for process in cluster_processes(self.environ):
             kind = process_kind(process)
-            if kind != "child":
+            if kind not in ("child", "gone"):
                 found[kind] = process
         return found
 

@@ -89,9 +89,9 @@ def test_what_is_left_of_a_view_is_good_to_look_at_in_a_notebook_that_is_not_tru
 
 
 PICTURE = Path(__file__).parents[2] / "notebooks" / "live_view.png"
-SAMPLE = """%%burla -o estimates for seed in range(48)
+SAMPLE = """%%burla -o estimates for seed in range(96)
 rng = random.Random(seed)
-points = 4_000_000 if seed % 16 == 15 else 400_000
+points = 8_000_000 if seed % 16 == 15 else 800_000
 inside = sum(rng.random() ** 2 + rng.random() ** 2 < 1 for _ in range(points))
 print(f"{points:,} points: pi is about {4 * inside / points:.4f}")
 4 * inside / points"""

@@ -59,7 +59,7 @@ def cluster_status(name: str | None = None) -> ClusterState:
     if chosen.target is not None:
         connection = current.connection(lambda text: None)
         return ClusterState(f"The cluster {chosen} is up", True, connection.ask(GetStatus()))
-    ready = local.find()
+    ready = local.wait(None) if local.is_up(local.folder()) else None
     if ready is None:
         return ClusterState("The local cluster is not up. The next call starts it", False, None)
     if ready.source != local.source_key():

@@ -131,7 +131,7 @@ def hand_started(
 ) -> Iterator[HandStarted]:
     """Start a scheduler and two workers: one with a nanny, which is the default, and one without."""
     made = HandStarted(folder, python, tls)
-    made.environ |= environ or {}
+    made.environ |= {"BURLA_HOME": str(folder / "home")} | (environ or {})  # not our user's
     try:
         made.start_scheduler()
         made.add_worker()

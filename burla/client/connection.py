@@ -14,13 +14,14 @@ import secrets
 import socket
 import sys
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
 from burla import protocol
 from burla.channel import Channel, ChannelClosed, CommTransport, StreamTransport, Transport
 from burla.clusters import local
-from burla.clusters.rpc import ask
+from burla.clusters.rpc import ask, connect
 from burla.clusters.security import load_security
 from burla.config import CLIENT_LEASE_S
 from burla.errors import BurlaError, ClusterError, ClusterLost, UnknownJob
@@ -33,6 +34,7 @@ CONNECT_S = 10.0
 BEAT_S = 5.0
 GOODBYE_S = 1.0
 AGAIN_S = 0.2
+POLL_S = 0.05
 _T = TypeVar("_T")
 
 
@@ -66,10 +68,7 @@ class DaskTarget:
         return self.address
 
     async def open(self) -> Transport:
-        from distributed.comm.core import connect
-
-        arguments = self.security.get_connection_args("client") if self.security is not None else {}
-        comm = await connect(self.address, timeout=CONNECT_S, **arguments)
+        comm = await connect(self.address, self.security, CONNECT_S)
         await comm.write({"op": STREAM_OP, "reply": False})
         return CommTransport(comm)
 
@@ -95,9 +94,11 @@ class LocalTarget:
         return str(self._folder)
 
     async def open(self) -> Transport:
-        ready = local.find(self._folder)
-        if ready is None:
-            raise ChannelClosed("the local cluster has ended")
+        until = time.monotonic() + CONNECT_S
+        while (ready := local.find(self._folder)) is None:
+            if self.lost() or time.monotonic() > until:
+                raise ChannelClosed("the local cluster has ended")
+            await asyncio.sleep(POLL_S)  # the head is about to come back
         return await DaskTarget(ready.address, self._security).open()
 
     def lost(self) -> bool:

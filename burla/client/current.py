@@ -28,7 +28,6 @@ _connections: dict[str, Connection] = {}  # by the key of their target
 # a local cluster that this process started, and that nobody has been told of
 _starting: subprocess.Popen[bytes] | None = None
 _POLL_S = 0.1
-_TRIES = 3  # a local cluster may end, idle, in the moment it is found
 
 
 def forget() -> None:
@@ -127,7 +126,8 @@ def _borrowed(target: DaskTarget) -> Connection:
 def _local(say: Callable[[str], None]) -> Connection:
     global _starting
     error: Exception | None = None
-    for _ in range(_TRIES):
+    until = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < until:  # it may end, idle, in the moment it is found, or its head come back elsewhere
         started = _starting = local.start() or _starting
         import_whole("distributed")  # while the cluster comes up
         ready = local.wait(started)
@@ -140,6 +140,7 @@ def _local(say: Callable[[str], None]) -> Connection:
             connection = Connection(LocalTarget())
         except OSError as failed:
             error = failed
+            time.sleep(_POLL_S)
             continue
         if connection.welcome.closing:
             connection.close()

@@ -15,14 +15,10 @@ def ask_scheduler(address: str, security: Any, operation: str, timeout_s: float,
 
 async def ask(address: str, security: Any, operation: str, timeout_s: float, **arguments: Any) -> Any:
     """Do the same in a running event loop."""
-    from distributed.comm.core import CommClosedError, connect
+    from distributed.comm.core import CommClosedError
     from distributed.core import send_recv
 
-    connection_args = security.get_connection_args("client") if security is not None else {}
-    try:
-        comm = await connect(address, timeout=timeout_s, **connection_args)
-    except OSError as error:
-        raise _nobody(address, str(error)) from error
+    comm = await connect(address, security, timeout_s)
     try:
         return await asyncio.wait_for(send_recv(comm, op=operation, close=True, **arguments), timeout_s)
     except CommClosedError as error:
@@ -31,6 +27,17 @@ async def ask(address: str, security: Any, operation: str, timeout_s: float, **a
         raise _nobody(address, f"no answer to {operation} in {timeout_s:g} s") from error
     finally:
         comm.abort()
+
+
+async def connect(address: str, security: Any, timeout_s: float) -> Any:
+    """Return a Dask comm to the scheduler. Raises OSError if nobody answers in time."""
+    from distributed.comm.core import connect
+
+    arguments = security.get_connection_args("client") if security is not None else {}
+    try:
+        return await connect(address, timeout=timeout_s, **arguments)
+    except (OSError, ValueError) as error:  # a ValueError is Tornado's, where somebody hangs up before TLS begins
+        raise _nobody(address, str(error) or type(error).__name__) from error
 
 
 def _nobody(address: str, reason: str) -> ConnectionError:

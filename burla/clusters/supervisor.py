@@ -26,7 +26,7 @@ from typing import Any
 
 from burla import config
 from burla.clusters import locks
-from burla.errors import BurlaError, StoreBusy, StoreUnknown
+from burla.errors import StoreBusy, StoreUnknown
 
 log = logging.getLogger("burla.supervisor")
 
@@ -62,7 +62,7 @@ DASK_SETTINGS = {
 
 @dataclass(frozen=True)
 class Ready:
-    """What the ready file says; written by rename once the head listens."""
+    """What the ready file says; written by rename once the head listens, gone when the head is."""
 
     address: str
     source: str  # which burla and Python it is
@@ -115,8 +115,7 @@ class Supervisor:
                     continue
                 self._ended(self._pids.pop(pid, ""), os.waitstatus_to_exitcode(status))
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                (self._folder / READY_FILE).unlink()
+            self._unlink_ready()
             self._end_all()
             shutil.rmtree(self._children, ignore_errors=True)
 
@@ -127,6 +126,8 @@ class Supervisor:
     def _ended(self, role: str, code: int) -> None:
         if not role:
             return
+        if role == "head":
+            self._unlink_ready()  # its port may soon be somebody else's
         if role == "head" and code == IDLE_EXIT:
             self._stop = True
             return
@@ -193,11 +194,11 @@ class Supervisor:
             await asyncio.wait([working], timeout=3)
             return 1
         error = working.exception()
-        if (refusal := _refusal(error)) is not None:
+        if (refusal := _cause(error, (StoreUnknown, StoreBusy))) is not None:
             log.error("the head does not start: %s", refusal)
             return REFUSED
-        if isinstance(error, OSError) and self._port:
-            log.warning("the head cannot listen at its old port: %s", error)
+        if self._port and (taken := _cause(error, (OSError,))) is not None:
+            log.warning("the head cannot listen at its old port: %s", taken)
             return PORT_TAKEN
         if error is not None:
             raise error
@@ -231,6 +232,9 @@ class Supervisor:
         new.write_text(json.dumps(asdict(ready)))
         new.rename(self._folder / READY_FILE)
 
+    def _unlink_ready(self) -> None:
+        (self._folder / READY_FILE).unlink(missing_ok=True)
+
     def _end_all(self) -> None:
         """Ask head and node to end, and see to it that they do."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -244,9 +248,9 @@ class Supervisor:
             os.kill(pid, signal.SIGKILL)
 
 
-def _refusal(error: BaseException | None) -> BurlaError | None:
-    """Return what a head said that will not use its store; Dask wraps it."""
-    while error is not None and not isinstance(error, StoreUnknown | StoreBusy):
+def _cause(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
+    """Return why a head did not start, if it was one of these: Dask wraps what its plugins and its listener raise."""
+    while error is not None and not isinstance(error, kinds):
         error = error.__cause__
     return error
 

@@ -58,7 +58,7 @@ def test_a_flood_of_50_000_lines_a_second_leaves_the_page_responsive(open_notebo
     before = panel.root.locator(".burla-log-count").inner_text()
     notebook.shot("flood")
     print(f"frames {statistics.median(gaps):.0f} ms, keys {statistics.median(lags):.0f} ms, {before}")
-    assert before != panel.root.locator(".burla-log-count").inner_text(), "the flood goes on"
+    notebook.until(lambda: before != panel.root.locator(".burla-log-count").inner_text(), 3, "more of the flood")
     assert statistics.median(gaps) < 60
     assert statistics.median(lags) < 60
     assert sorted(gaps)[int(0.95 * len(gaps))] < 250

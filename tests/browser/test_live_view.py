@@ -85,7 +85,7 @@ def test_the_log_follows_until_it_is_scrolled_back(open_notebook: OpenNotebook, 
     panel.fold("Log")
     follow, view = panel.root.get_by_label("Follow"), panel.root.locator(".burla-log-view")
     count = panel.root.locator(".burla-log-count")
-    notebook.until(lambda: count.inner_text() == "64 lines", 10, "lines of the calls so far")
+    notebook.until(lambda: count.inner_text() == "64 lines" and panel.rows(), 10, "lines of the calls so far")
     newest = panel.rows()[-1]
     gate.open(40)
     notebook.until(lambda: count.inner_text() == "84 lines" and panel.rows()[-1] != newest, 10, "newer lines in sight")

@@ -34,6 +34,7 @@ class Stored:
     victim: str
     size: int
     ended: bool
+    gone: range = range(0)  # inputs whose results are in the file that is damaged: calls may have ended together
 
     @property
     def index(self) -> int:
@@ -66,15 +67,17 @@ def expected(one: Stored, index: int) -> tuple[int, int, int, bytes]:
 
 
 def file_of(folder: Path, one: Stored) -> Path:
-    """The file with the victim."""
+    """The file with the victim; note which results go with it."""
     with closing(sqlite3.connect(folder / "store.db")) as connection:
         (number,) = connection.execute("SELECT number FROM jobs WHERE id = ?", (one.job.id,)).fetchone()
         query = {
-            "function": "SELECT file FROM jobs WHERE number = :number",
-            "input": "SELECT file FROM blocks WHERE key = (:number << 32) + :index",
-            "result": "SELECT file FROM events WHERE key >> 32 = :number AND kind = 1 AND start = :index",
+            "function": "SELECT file, 0, 0 FROM jobs WHERE number = :number",
+            "input": "SELECT file, 0, 0 FROM blocks WHERE key = (:number << 32) + :index",
+            "result": "SELECT file, start, stop FROM events "
+            "WHERE key >> 32 = :number AND kind = 1 AND start <= :index AND stop > :index",
         }[one.victim]
-        (name,) = connection.execute(query, {"number": number, "index": one.index}).fetchone()
+        name, start, stop = connection.execute(query, {"number": number, "index": one.index}).fetchone()
+    one.gone = range(start, stop)
     return folder / "files" / str(number) / name
 
 
@@ -139,7 +142,7 @@ def test_damaged_values_are_named_and_concern_no_other_job(
 
 def may_run(one: Stored) -> set[int]:
     unfinished = set() if one.ended else {2, 3}
-    return unfinished | ({one.index} if one.victim == "result" else set())
+    return unfinished | set(one.gone)
 
 
 def check(one: Stored) -> None:
@@ -157,8 +160,8 @@ def check(one: Stored) -> None:
         elif one.victim == "input":
             assert {0, 1} <= found.keys() <= {0, 1, 2}
         else:
-            assert found.keys() == everything.keys() - {one.index}
-            assert caught.value.lost == ((one.index, one.index + 1),)
+            assert found.keys() == everything.keys() - set(one.gone)
+            assert caught.value.lost == ((one.gone.start, one.gone.stop),)
     if one.victim in ("function", "input"):
         with pytest.raises(StoreDamaged, match=job.id):
             job.retry_failed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socketserver
 import threading
 import time
 from collections import Counter
@@ -11,7 +12,7 @@ import pytest
 
 import burla
 from burla.clusters import local
-from tests.conftest import Home, Ledger, Scripts, wait_until
+from tests.conftest import Home, Ledger, Scripts, process_kind, wait_until
 
 
 def test_a_killed_head_is_back_on_its_address_and_who_follows_the_log_sees_a_pause(
@@ -49,6 +50,60 @@ def test_a_killed_head_is_back_on_its_address_and_who_follows_the_log_sees_a_pau
     assert Counter(lines) == Counter(f"{x}.{part}" for x in range(30) for part in range(3))
     for x in range(30):
         assert [line for line in lines if line.startswith(f"{x}.")] == [f"{x}.{part}" for part in range(3)]
+    assert Counter(ledger.entries()) == Counter(map(str, range(30))), "no call of the surviving node ran twice"
+
+
+class Hangup(socketserver.BaseRequestHandler):
+    """Somebody else's server: it lets everybody in, and has nothing to say."""
+
+
+def take(port: int) -> socketserver.ThreadingTCPServer:
+    """Listen at the port of a head that is just ending."""
+    other = socketserver.ThreadingTCPServer(("127.0.0.1", port), Hangup, bind_and_activate=False)
+    other.allow_reuse_address = True  # connections of the old head still linger there
+
+    def bound() -> bool:
+        try:
+            other.server_bind()
+        except OSError:
+            return False
+        return True
+
+    wait_until(bound, 10, "its port")
+    other.server_activate()
+    return other
+
+
+def test_a_head_whose_port_was_taken_meanwhile_is_back_on_another(own_home: Home, ledger: Ledger):
+    write = ledger.writer()
+
+    def call(x: int) -> int:
+        import time
+
+        write(x)
+        time.sleep(0.1)
+        return x
+
+    job = burla.submit(call, range(30))
+    wait_until(lambda: job.progress.done > 4, 30, "results")
+    ready, processes = local.find(), own_home.processes()
+    assert ready is not None
+    processes["supervisor"].suspend()  # or it would be faster than us
+    try:
+        processes["head"].kill()
+        wait_until(lambda: process_kind(processes["head"]) == "gone", 10, "the end of the head")
+        other = take(int(ready.address.rsplit(":", 1)[1]))
+    finally:
+        processes["supervisor"].resume()
+    serving = threading.Thread(target=other.serve_forever, daemon=True)
+    serving.start()
+    try:
+        assert job.results(timeout_s=60) == list(range(30))
+        now = local.find()
+        assert now is not None and now.address != ready.address
+    finally:
+        other.shutdown()
+        other.server_close()
     assert Counter(ledger.entries()) == Counter(map(str, range(30))), "no call of the surviving node ran twice"
 
 

@@ -15,9 +15,10 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dask.config
 import psutil
@@ -87,13 +88,20 @@ class Home:
 @pytest.fixture
 def own_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """A BURLA_HOME for this test alone, in effect for this process and its subprocesses."""
+    with home(monkeypatch) as path:
+        yield Home(path, dict(os.environ))
+
+
+@contextlib.contextmanager
+def home(patch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Have a BURLA_HOME of one's own; at the end no process of its cluster may be left."""
     from burla.client import current
 
     path = Path(tempfile.mkdtemp(prefix="burla-test-"))
     current.forget()
-    monkeypatch.setenv("BURLA_HOME", str(path))
+    patch.setenv("BURLA_HOME", str(path))
     try:
-        yield Home(path, dict(os.environ))
+        yield path
         end_cluster(os.environ)
     finally:
         current.forget()
@@ -232,6 +240,18 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 15, what: str
     while not condition():
         assert time.monotonic() < until, f"{what} did not come in {timeout_s} s"
         time.sleep(0.02)
+
+
+def end_processes(processes: Sequence[subprocess.Popen[Any]]) -> None:
+    """Ask processes to end, the last one first, and see to it that they do."""
+    for process in reversed(processes):
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def end_cluster(environ: dict[str, str] | os._Environ[str]) -> None:

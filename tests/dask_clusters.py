@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster
 from packaging.requirements import Requirement
 
 from burla.clusters.security import create_keys, load_security
-from tests.conftest import wait_until
+from tests.conftest import end_processes, wait_until
 
 CLIENT_FILES = {"tls_ca_file": "ca.pem", "tls_client_cert": "cert.pem", "tls_client_key": "key.pem"}
 SERVER_FILES = {"ca-file": "ca.pem", "cert": "cert.pem", "key": "key.pem"}
@@ -103,14 +103,7 @@ class HandStarted:
     def end(self) -> None:
         """End all processes; fail if one that they started is left."""
         family = [child for process in self.processes if process.poll() is None for child in children(process.pid)]
-        for process in reversed(self.processes):
-            process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_processes(self.processes)
         wait_until(lambda: not any(map(_lives, family)), 15, "the end of all their children")
 
 

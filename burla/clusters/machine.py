@@ -43,24 +43,15 @@ class MachineHeadPlugin(HeadPlugin):
     """A head that gives our package to its nodes, and makes room for another version when nobody needs it."""
 
     async def _install(self, scheduler: Scheduler) -> None:
-        self._service.version = package.package().key
+        ours = package.package()
+        self._service.version = ours.key
+        self._signature = {"key": ours.key, "version": ours.version, "own": True}
         await super()._install(scheduler)
-        self._scheduler = scheduler
         self._archive = Path(HOME, "package.zip").read_bytes()
         scheduler.handlers[GET_PACKAGE_OP] = self._get_package
         scheduler.handlers[NODES_OP] = self._nodes
         scheduler.handlers[NEEDED_OP] = self._needed
         scheduler.handlers[LEAVE_OP] = self._leave
-        self._sign()
-
-    def _sign(self) -> None:
-        ours = package.package()
-        self._scheduler.task_metadata[HEAD_KEY] = {"key": ours.key, "version": ours.version, "own": True}
-
-    def restart(self, scheduler: Scheduler) -> None:
-        """See HeadPlugin; what is said of this head was dropped too."""
-        super().restart(scheduler)
-        self._sign()
 
     async def _get_package(self) -> dict[str, Any]:
         return {"archive": self._archive, "sha256": hashlib.sha256(self._archive).hexdigest()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -49,7 +48,7 @@ class CloudCluster:
     @property
     def folder(self) -> Path:
         """Where its files are."""
-        return folder(self.name)
+        return registry.folder(self.name)
 
     def keys(self) -> dict[str, bytes]:
         """Return its keys: file name → PEM."""
@@ -66,14 +65,9 @@ class CloudCluster:
         return registry.Entry(self.address, self.name, self.cloud, **files)
 
 
-def folder(name: str) -> Path:
-    """Return the folder of a name."""
-    return config.home() / "clusters" / name
-
-
 def find(name: str) -> CloudCluster | None:
     """Return the cluster in a cloud that has this name, if there is one. Raises InvalidValue: its file is damaged."""
-    path = folder(name) / FILE
+    path = registry.folder(name) / FILE
     try:
         known = json.loads(path.read_text())
         return CloudCluster(**known | {"admitted": tuple(known["admitted"])})
@@ -100,11 +94,7 @@ def every() -> list[CloudCluster]:
 
 def write(one: CloudCluster) -> None:
     """Keep what is known of a cluster."""
-    path = private_folder(one.folder) / FILE
-    new = path.with_name(f".{FILE}-{secrets.token_hex(4)}")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(asdict(one), file, indent=1)
-    new.rename(path)
+    registry.write_private(private_folder(one.folder) / FILE, asdict(one))
 
 
 @contextmanager

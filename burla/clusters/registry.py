@@ -77,7 +77,7 @@ def find(text: str) -> Entry | None:
         return None
     if is_address(text):
         return Entry(text)
-    known = _read(_folder(text) / _FILE) if _NAME.fullmatch(text) else None
+    known = _read(folder(text) / _FILE) if _NAME.fullmatch(text) else None
     if known is None:
         names = ", ".join([LOCAL, *(one.name for one in entries())])
         raise UnknownCluster(f"there is no cluster {text!r}; known are: {names}. An address has a port: host:8786.")
@@ -97,7 +97,7 @@ def entries() -> list[Entry]:
 def save(one: Entry) -> None:
     """Keep a cluster under its name; another one of that name is replaced. Raises InvalidValue, UnsafeFiles."""
     check_name(one.name)
-    _write(private_folder(_folder(one.name)) / _FILE, one)
+    write_private(private_folder(folder(one.name)) / _FILE, asdict(one))
 
 
 def check_name(name: str) -> None:
@@ -112,7 +112,7 @@ def keep(one: Entry | None) -> None:
     if one is None:
         path.unlink(missing_ok=True)
     else:
-        _write(path, one)
+        write_private(path, asdict(one))
 
 
 def unkeep(name: str) -> None:
@@ -133,7 +133,8 @@ def kept_file() -> Path:
     return config.home() / _KEPT
 
 
-def _folder(name: str) -> Path:
+def folder(name: str) -> Path:
+    """Return the folder of a name."""
     return config.home() / "clusters" / name
 
 
@@ -146,9 +147,10 @@ def _read(path: Path) -> Entry | None:
         raise InvalidValue(f"{path} cannot be read: {error}. To begin anew: rm {path}") from error
 
 
-def _write(path: Path, one: Entry) -> None:
+def write_private(path: Path, content: dict[str, Any]) -> None:
+    """Keep something as JSON for this user alone, all of it or what was there before."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(asdict(one), file, indent=1)
+        json.dump(content, file, indent=1)
     new.rename(path)

@@ -53,6 +53,8 @@ def check_python(spec: JobSpec, nodes: Collection[NodeState]) -> None:
 
 def barred(spec: JobSpec, nodes: Collection[NodeState]) -> frozenset[str]:
     """Return the nodes that lack the client's disk, and cannot run the job without it."""
+    if spec.origin is None and spec.environment is None:
+        return frozenset()
     foreign = (node.offer for node in nodes if _is_foreign(spec, node))
     return frozenset(offer.id for offer in foreign if spec.environment is None or offer.python != spec.python)
 

@@ -30,8 +30,7 @@ class GuestPlugin(HeadPlugin):
 
     def __init__(self, key: str, version: str, node: bytes):
         super().__init__(None)
-        self._key = key
-        self._version = version
+        self._signature = {"key": key, "version": version}
         self._node = node
         self._leaving: asyncio.Task[None] | None = None
 
@@ -59,15 +58,6 @@ class GuestPlugin(HeadPlugin):
             log.warning("a worker cannot be used: %s", failure)
         if failures and len(failures) == len(told):
             raise RuntimeError(f"no worker of the cluster can be used: {failures[0].get('exception_text')}")
-        self._sign()
-
-    def _sign(self) -> None:
-        self._scheduler.task_metadata[HEAD_KEY] = {"key": self._key, "version": self._version}
-
-    def restart(self, scheduler: Scheduler) -> None:
-        """See HeadPlugin; what is said of this head was dropped too."""
-        super().restart(scheduler)
-        self._sign()
 
     async def _leave(self) -> list[str]:
         """Return who needs this head; if nobody does, once nothing of it is left. Other versions ask this."""

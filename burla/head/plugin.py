@@ -50,6 +50,7 @@ class HeadPlugin(SchedulerPlugin):
         self._fresh = fresh
         self._idle_after_s = idle_after_s
         self._watching: asyncio.Future[None] | None = None  # once it has started
+        self._signature: dict[str, Any] | None = None  # what a scheduler that others may ask says of us
         self._stop = stop
 
     async def start(self, scheduler: Scheduler) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -70,6 +71,11 @@ class HeadPlugin(SchedulerPlugin):
         self._watching = asyncio.ensure_future(self._service.watch())
         scheduler.handlers[STREAM_OP] = self._stream
         await self._install(scheduler)
+        self._sign(scheduler)
+
+    def _sign(self, scheduler: Scheduler) -> None:
+        if self._signature is not None:
+            scheduler.task_metadata[HEAD_KEY] = self._signature
 
     async def _install(self, scheduler: Scheduler) -> None:
         scheduler.handlers[STOP_OP] = self._end
@@ -97,6 +103,7 @@ class HeadPlugin(SchedulerPlugin):
     def restart(self, scheduler: Scheduler) -> None:
         """Somebody's `Client.restart()`: no task is left; the workers end one by one, and give their calls back."""
         self._tasks.forgotten()
+        self._sign(scheduler)  # what was said of us was dropped too
 
     def _broken(self, error: Exception) -> None:
         """The store cannot be used any more: better no head, until another has looked at it, than one that forgets."""

@@ -11,12 +11,11 @@ import os
 import secrets
 from pathlib import Path
 
-from burla.node.memory import CgroupGauge, surrounding_gauges
+from burla.node.memory import LIMITS, CgroupGauge, surrounding_gauges
 
 log = logging.getLogger(__name__)
 
 PREFIX = "burla-"
-LIMITS = {1: "memory.limit_in_bytes", 2: "memory.max"}
 WITH_SWAP = {1: "memory.memsw.limit_in_bytes", 2: "memory.swap.max"}
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import psutil
 
+LIMITS = {1: "memory.limit_in_bytes", 2: "memory.max"}
 UNLIMITED_BYTES = 1 << 60  # what cgroup v1 says instead of nothing is about 2**63
 
 
@@ -109,7 +110,7 @@ def surrounding_gauges(root: Path, cgroups: Path) -> Iterator[CgroupGauge]:
 
 
 def _limit(folder: Path, version: int) -> int:
-    text = (folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text().strip()
+    text = (folder / LIMITS[version]).read_text().strip()
     return UNLIMITED_BYTES if text == "max" else min(int(text), UNLIMITED_BYTES)
 
 
@@ -130,7 +131,7 @@ def _vmstat_kills() -> int:
 
 
 def _own_bytes(pid: int) -> int:
-    """Return what only this process has: pages shared with the zygote that it was forked from do not count."""
+    """Return its memory that is no file's; the few MB that it still shares with its zygote count too."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:

@@ -245,7 +245,7 @@ def test_a_cluster_in_use_loses_idle_nodes_first_and_is_deleted_by_force_only(ro
     assert _roles(room) == ["head", "node"]
     registry.keep(registry.find("busy"))
     burla.delete_cluster("busy", force=True)
-    assert registry.kept() is None and not (record.folder("busy")).exists()
+    assert registry.kept() is None and not (registry.folder("busy")).exists()
     with pytest.raises(burla.UnknownCluster):
         burla.use("busy")
 
@@ -304,7 +304,7 @@ def test_a_client_killed_at_any_step_of_create_leaves_what_ends_by_itself(room: 
         burla.delete_cluster(f"killed-{number}")
     make(f"killed-{len(STEPS) - 1}")
     burla.delete_cluster(f"killed-{len(STEPS) - 1}")
-    assert sorted(path.name for path in Path(record.folder("x")).parent.iterdir() if path.is_dir()) == []
+    assert sorted(path.name for path in Path(registry.folder("x")).parent.iterdir() if path.is_dir()) == []
 
 
 @in_machine_room

@@ -39,7 +39,7 @@ def test_a_bundle_brings_the_cluster_and_its_keys(
     assert record.get("demo") == cluster
     assert record.get("demo").keys() == keys
     assert registry.find("demo") == cluster.entry()
-    load_security(record.folder("demo"))
+    load_security(registry.folder("demo"))
     bundle.keep(*bundle.unseal(data, PASSPHRASE))  # again, as after an address has changed
 
 

@@ -22,6 +22,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.conftest import end_processes
+
 ROOT = Path(__file__).parents[2]
 _NET = f"10.{200 + os.getpid() % 50}.{os.getpid() // 50 % 250}"  # of this process: others may run the same tests
 HERE, THERE = f"{_NET}.1", f"{_NET}.2"
@@ -174,14 +176,7 @@ class Machine:
         return process
 
     def end(self) -> None:
-        for process in reversed(self.processes):
-            process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_processes(self.processes)
         self.processes.clear()
         subprocess.run(["ip", "netns", "del", self.namespace], check=False)
 

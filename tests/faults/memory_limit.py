@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import subprocess
 import sys
@@ -96,12 +95,3 @@ def _remove(folder: Path) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(0.05)
-
-
-def pids(group: Group) -> set[int]:
-    """Return the processes in the group, or in one within it."""
-    found: set[int] = set()
-    for folder, _, files in os.walk(group.folder):
-        if "cgroup.procs" in files:
-            found |= set(map(int, (Path(folder) / "cgroup.procs").read_text().split()))
-    return found

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 
 import burla
 from burla import InvalidValue, NoCompatibleNodes, remote_parallel_map
-from tests.conftest import Ledger, end_cluster, wait_until
+from tests.conftest import Ledger, home, wait_until
 from tests.nvml import Simulated, simulate
 
 pytestmark = pytest.mark.local
@@ -27,24 +25,17 @@ CPUS = 8
 @pytest.fixture(scope="module", autouse=True)
 def four_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A local cluster of eight slots whose node finds four GPUs, and an image."""
-    from burla.client import current
-
     gpus = [Simulated("NVIDIA A100-SXM4-40GB", uuid, 40 * 2**30, mig=0) for uuid in UUIDS]
     environ = simulate(tmp_path_factory.mktemp("nvml"), gpus)
     if environ is None:
         pytest.skip("there is no C compiler")
-    home = Path(tempfile.mkdtemp(prefix="burla-test-"))
-    current.forget()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, home(patch):
         for name, value in environ.items():
             patch.setenv(name, value)
-        patch.setenv("BURLA_HOME", str(home))
         patch.setenv("BURLA_LOCAL_CPUS", str(CPUS))
         patch.setenv("BURLA_IMAGE", "docker.io/library/python:3.11")
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         yield
-        end_cluster(os.environ)
-    shutil.rmtree(home)
 
 
 def taking(ledger: Ledger, crash: bool = False, stubborn: bool = False, slow_end: bool = False) -> Callable[[int], str]:
@@ -58,7 +49,6 @@ def taking(ledger: Ledger, crash: bool = False, stubborn: bool = False, slow_end
     def call(x: int) -> str:
         import atexit
         import fcntl
-        import os
         import signal
         import sys
         import time
@@ -166,7 +156,6 @@ def test_a_call_sees_its_gpu_before_anything_is_imported_and_so_do_its_processes
 
 def test_a_call_that_asks_for_no_gpu_sees_none(monkeypatch: pytest.MonkeyPatch):
     def visible(x: int) -> str | None:
-        import os
 
         return os.environ.get("CUDA_VISIBLE_DEVICES")
 
@@ -176,7 +165,6 @@ def test_a_call_that_asks_for_no_gpu_sees_none(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_child_keeps_its_gpu_for_all_its_calls():
     def which(x: int) -> tuple[int, str]:
-        import os
 
         return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
 

@@ -9,10 +9,8 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +21,7 @@ from distributed.system import MEMORY_LIMIT
 
 import burla
 from burla import NoCompatibleNodes, NoNodes, config, remote_parallel_map
-from tests.conftest import Ledger, Scripts, end_cluster, wait_until
+from tests.conftest import Ledger, Scripts, home, wait_until
 
 CPUS = 4
 THREAD_COUNTS = [
@@ -43,16 +41,9 @@ AT_ONCE_S = 10  # generous for what takes milliseconds, and far from START_TIMEO
 
 @pytest.fixture(scope="module", autouse=True)
 def four_slots() -> Iterator[None]:
-    from burla.client import current
-
-    home = Path(tempfile.mkdtemp(prefix="burla-test-"))
-    current.forget()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BURLA_HOME", str(home))
+    with pytest.MonkeyPatch.context() as patch, home(patch):
         patch.setenv("BURLA_LOCAL_CPUS", str(CPUS))
         yield
-        end_cluster(os.environ)
-    shutil.rmtree(home)
 
 
 def most_at_once(ledger: Ledger, expected: int, **options: Any) -> int:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 import burla
 from burla import Job, remote_parallel_map
-from tests.conftest import Ledger, end_cluster, wait_until
+from tests.conftest import Ledger, home, wait_until
 
 pytestmark = pytest.mark.local
 
@@ -24,16 +21,9 @@ HUGE = 100_000
 
 @pytest.fixture(scope="module", autouse=True)
 def eight_slots() -> Iterator[None]:
-    from burla.client import current
-
-    home = Path(tempfile.mkdtemp(prefix="burla-test-"))
-    current.forget()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BURLA_HOME", str(home))
+    with pytest.MonkeyPatch.context() as patch, home(patch):
         patch.setenv("BURLA_LOCAL_CPUS", str(SLOTS))
         yield
-        end_cluster(os.environ)
-    shutil.rmtree(home)
 
 
 @pytest.fixture
@@ -82,7 +72,6 @@ def test_jobs_of_unlike_width_fill_the_node_and_never_overfill_it(ledger: Ledger
 @pytest.mark.slow
 def test_a_job_that_needs_all_slots_has_its_turn_beside_one_that_goes_on_and_on(huge: Job):
     def cpus(x: int) -> str:
-        import os
 
         return os.environ["OMP_NUM_THREADS"]
 

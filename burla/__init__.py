@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from burla.api import attach, current_job, jobs, remote_parallel_map, submit, use
     from burla.cloud_api import create_cluster, delete_cluster, scale_cluster
+    from burla.cloud_garbage import collect_garbage
     from burla.cluster_state import cluster_status, stop_cluster
     from burla.configured import configure
     from burla.display.failures import ErrorGroup
@@ -95,6 +96,7 @@ __all__ = [
     "attach",
     "cluster_status",
     "clusters",
+    "collect_garbage",
     "configure",
     "create_cluster",
     "current_job",
@@ -112,6 +114,7 @@ _MODULES = {
     "cluster_status": "burla.cluster_state",
     "stop_cluster": "burla.cluster_state",
     "function_parts": "burla.serialize_report",
+    "collect_garbage": "burla.cloud_garbage",
     "create_cluster": "burla.cloud_api",
     "delete_cluster": "burla.cloud_api",
     "scale_cluster": "burla.cloud_api",

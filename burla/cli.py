@@ -16,6 +16,7 @@ exit codes:
   1    failed; also: the job whose results were asked for has failed
   2    wrong usage
   3    there is no cluster, or it has no such job
+  4    burla cluster gc has found something, and was not told to delete it
   130  interrupted; a job that was waited for goes on
 """
 

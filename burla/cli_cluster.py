@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ def add(groups: Any) -> None:
     delete = actions.add_parser("delete", help="end all machines of a cluster in a cloud, and forget its name and keys")
     delete.add_argument("name", metavar="NAME")
     delete.set_defaults(run=_delete)
+    _add_gc(actions)
     _add_sharing(actions)
     for parser in (stop, delete):
         parser.add_argument("--force", action="store_true", help="also if jobs are unfinished there")
@@ -66,6 +69,21 @@ def _add_create(actions: Any) -> None:
     create.add_argument("--disk-gb", type=int, metavar="N", help=f"of each machine ({config.CLOUD_DISK_GB})")
     create.add_argument("--role", help="the cloud's identity that machines have, for your own data (none)")
     create.set_defaults(run=_create)
+
+
+def _add_gc(actions: Any) -> None:
+    gc = actions.add_parser(
+        "gc",
+        help="find what was left in a cloud by clusters that are gone, and delete it (exit code 4: found, not deleted)",
+        description="Find machines, disks and networks that a burla of yours has made in a cloud and that no living "
+        "head claims, such as those of a creation that was killed; with --yes, delete them. What is of others, of a "
+        "cluster that is up or just being made is never touched.",
+    )
+    gc.add_argument("--cloud", help="aws (none: all)")
+    gc.add_argument("--region", help="the cloud's name of it (none: all)")
+    gc.add_argument("--yes", action="store_true", help="delete what is found")
+    gc.add_argument("--json", action="store_true", help="print one JSON document")
+    gc.set_defaults(run=_gc)
 
 
 def _add_sharing(actions: Any) -> None:
@@ -152,6 +170,19 @@ def _delete(chosen: argparse.Namespace) -> int:
 
     delete_cluster(chosen.name, force=chosen.force)
     return 0
+
+
+def _gc(chosen: argparse.Namespace) -> int:
+    from burla.cloud_garbage import collect_garbage
+
+    garbage = collect_garbage(cloud=chosen.cloud, region=chosen.region, delete=chosen.yes)
+    print(json.dumps(asdict(garbage), indent=2) if chosen.json else garbage)
+    for where in garbage.not_searched:
+        print(f"burla: not searched: {where}", file=sys.stderr)
+    if not garbage.found or garbage.deleted:
+        return 0
+    print("burla: nothing was deleted; to delete all of this: the same with --yes", file=sys.stderr)
+    return 4
 
 
 def _admit(chosen: argparse.Namespace) -> int:

@@ -83,6 +83,8 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.clusters.bootstrap": (set(), {"distributed"}, {"distributed"}),  # so does it
     # imported inside functions only: its packages are optional
     "burla.clusters.aws": (BASE | own("burla.clusters"), {"botocore", "dask_cloudprovider"}, ANY),
+    "burla.clusters.aws_account": (BASE | own("burla.clusters"), {"aiobotocore", "dask_cloudprovider"}, ANY),
+    "burla.clusters.aws_client": (BASE | own("burla.clusters"), {"aiobotocore", "botocore"}, ANY),
     "burla.client": (BASE | own("burla.client", "burla.clusters"), DASK, DASK),
     "burla.client.outcome": (BASE | own("burla.client") | {"burla.environment.hints"}, set(), set()),
     "burla.equip": (BASE | own("burla.client", "burla.environment"), set(), set()),
@@ -108,6 +110,7 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.cluster_state": (BASE | own("burla.client", "burla.clusters") | {"burla.cloud_state"}, set(), set()),
     "burla.cloud_api": (BASE | own("burla.clusters") | {"burla.options"}, set(), set()),
     "burla.cloud_state": (BASE | own("burla.clusters", "burla.display"), set(), set()),
+    "burla.cloud_garbage": (BASE | own("burla.clusters", "burla.display"), set(), set()),
     "burla.cli": (own("burla"), ANY, ANY),
     "burla.cli_cluster": (own("burla"), ANY, ANY),
     "burla.cli_clusters": (own("burla"), ANY, ANY),

@@ -52,6 +52,7 @@ ERRORS = {
 FUNCTIONS = {
     "cluster_status",
     "clusters",
+    "collect_garbage",
     "create_cluster",
     "delete_cluster",
     "configure",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-import botocore.exceptions
 from dask_cloudprovider.aws.ec2 import EC2Cluster, EC2Scheduler, EC2Worker
 from dask_cloudprovider.aws.helper import aws_to_dict, dict_to_aws, get_default_vpc, get_latest_ami_id
 
+from burla.clusters.aws_client import client, once_free
 from burla.clusters.boot import PORT
 from burla.clusters.cloud import (
     HEAD,
@@ -30,19 +30,7 @@ from burla.clusters.record import CloudCluster
 _UBUNTU = ("ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-amd64-server-*", "099720109477")
 _WITH_GPU_DRIVER = ("Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04)*", "898082745236")
 _STATES = {"pending": "starting", "running": "running", "terminated": "ended"}
-_CAPACITY = {
-    "InsufficientInstanceCapacity",
-    "InsufficientHostCapacity",
-    "InsufficientCapacity",
-    "MaxSpotInstanceCountExceeded",
-    "SpotMaxPriceTooLow",
-    "VcpuLimitExceeded",
-    "InstanceLimitExceeded",
-    "Unsupported",
-}
 _GONE = "InvalidInstanceID.NotFound"
-_AGAIN_S = 1.0
-_NETWORK_S = 120.0  # a group stays in use for a while after its last machine
 
 
 class _Cluster(EC2Cluster):
@@ -96,20 +84,8 @@ class Aws:
             [told] = (await ec2.describe_instance_types(InstanceTypes=[machine]))["InstanceTypes"]
         return any(gpu["Manufacturer"] == "NVIDIA" for gpu in told.get("GpuInfo", {}).get("Gpus", []))
 
-    @asynccontextmanager
-    async def _client(self) -> AsyncIterator[Any]:
-        from aiobotocore.session import get_session
-
-        try:
-            async with get_session().create_client("ec2", region_name=self._cluster.region or None) as ec2:
-                yield ec2
-        except botocore.exceptions.ClientError as error:
-            told = error.response["Error"]
-            raise Refused(f"{told['Message']} ({told['Code']})", told["Code"], told["Code"] in _CAPACITY) from error
-        except botocore.exceptions.NoRegionError as error:
-            raise Refused(f"{error} Give region=, or set AWS_DEFAULT_REGION.") from error
-        except botocore.exceptions.BotoCoreError as error:  # no credentials, no network
-            raise Refused(str(error)) from error
+    def _client(self) -> AbstractAsyncContextManager[Any]:
+        return client(self._cluster.region or None)
 
     def _tags(self, role: str, expiry_s: float, name: str) -> dict[str, str]:
         one = self._cluster
@@ -124,14 +100,14 @@ class Aws:
 
     # the network
 
-    async def make_network(self) -> str:
+    async def make_network(self, expiry_s: float) -> str:
         """Return the id of the security group."""
         async with self._client() as ec2:
             found = await self._group(ec2)
             if found is not None:
                 return found
             name = f"burla-{self._cluster.name}-{self._cluster.id}"
-            tags = dict_to_aws(self._tags("network", self._cluster.created_at_s, name), upper=True)
+            tags = dict_to_aws(self._tags("network", expiry_s, name), upper=True)
             made = await ec2.create_security_group(
                 GroupName=name,
                 Description="burla: a cluster and its clients",
@@ -166,19 +142,14 @@ class Aws:
 
     async def remove_network(self) -> None:
         """Delete the security group; a machine that has just ended may hold it for a while."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _NETWORK_S
-        while True:
-            try:
-                async with self._client() as ec2:
-                    group = await self._group(ec2)
-                    if group is not None:
-                        await ec2.delete_security_group(GroupId=group)
-                    return
-            except Refused as error:
-                if error.code != "DependencyViolation" or loop.time() > until:
-                    raise
-            await asyncio.sleep(_AGAIN_S)
+
+        async def remove() -> None:
+            async with self._client() as ec2:
+                group = await self._group(ec2)
+                if group is not None:
+                    await ec2.delete_security_group(GroupId=group)
+
+        await once_free(remove)
 
     # machines
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from burla.clusters.record import CloudCluster
 from burla.errors import InvalidValue, MissingExtra
 
 CLOUDS = ("aws",)
 HEAD, NODE = "head", "node"
+MACHINE, DISK, NETWORK = "machine", "disk", "network"  # kinds of what is made
 # tags of everything that is made; names and values of letters, digits, _ and -, as every cloud takes them
 TAG_CLUSTER, TAG_NAME, TAG_OWNER, TAG_ROLE = "burla-cluster", "burla-name", "burla-owner", "burla-role"
 TAG_EXPIRY = "burla-expiry"  # Unix time: until then its creator may still be at work on it
@@ -45,6 +46,18 @@ class VmOrder:
     spot: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Something in an account that has our tags. `machine`, `state`: of a machine; starting, running or stopped."""
+
+    kind: str
+    id: str
+    region: str
+    tags: Mapping[str, str]
+    state: str = ""
+    machine: str = ""
+
+
 class Refused(Exception):
     """The cloud has said no. `code`: its own word for why; `capacity`: another zone or machine may do."""
 
@@ -65,7 +78,7 @@ class Cloud(Protocol):
         """Return whether a kind of machine has GPUs that calls can use; refused if there is no such kind."""
         ...
 
-    async def make_network(self) -> str:
+    async def make_network(self, expiry_s: float) -> str:
         """Make what guards the cluster's ports, unless it is there; return its id. It admits itself alone."""
         ...
 
@@ -94,14 +107,38 @@ class Cloud(Protocol):
         ...
 
 
+class Account(Protocol):
+    """What the user's account has in a cloud, of whichever cluster. All methods raise Refused."""
+
+    async def regions(self) -> list[str]:
+        """Return the regions that there may be something in."""
+        ...
+
+    async def tagged(self, owner: str, region: str) -> list[Resource]:
+        """Return all with this `TAG_OWNER` that has neither ended nor is ending; the machines are looked at last."""
+        ...
+
+    async def remove(self, one: Resource) -> None:
+        """Remove it, once no ending machine uses it any more; what has gone is no error."""
+        ...
+
+
 def connect(cluster: CloudCluster) -> Cloud:
     """Return the cloud of a cluster. Raises InvalidValue, MissingExtra."""
-    if cluster.cloud not in CLOUDS:
-        raise InvalidValue(f"cloud={cluster.cloud!r}: it must be one of {', '.join(CLOUDS)}.")
+    return _module(cluster.cloud).connect(cluster)
+
+
+def account(cloud: str) -> Account:
+    """Return the user's account in a cloud. Raises InvalidValue, MissingExtra."""
+    return _module(cloud, "_account").account()
+
+
+def _module(cloud: str, part: str = "") -> Any:
+    if cloud not in CLOUDS:
+        raise InvalidValue(f"cloud={cloud!r}: it must be one of {', '.join(CLOUDS)}.")
     try:
-        module = importlib.import_module(f"burla.clusters.{cluster.cloud}")
+        return importlib.import_module(f"burla.clusters.{cloud}{part}")
     except ImportError as error:
         raise MissingExtra(
             f"clusters in a cloud need more packages ({error}): pip install 'burla-dask[cloud]'"
         ) from error
-    return module.connect(cluster)

@@ -81,7 +81,7 @@ async def _make(work: Work, nodes: int, cidr: str, timers: Timers) -> None:
     work.begin(f"looking at {cluster.machine}")
     kind = await pool.kind_of(cloud, cluster)
     work.begin(f"making a network for {cluster.name} in {cluster.region}, open to {cidr}")
-    network = await cloud.make_network()
+    network = await cloud.make_network(time.time() + timers.boot_s)
     await cloud.admit(network, cidr)
     work.keep(network=network, admitted=(cidr,))
     work.begin(f"starting the head ({cluster.head_machine})")

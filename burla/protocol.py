@@ -126,6 +126,9 @@ class Crash:
     exit_code: int | None
 
 
+LITTLE = 0.1  # of a node; calls that have no more are in nobody's way
+
+
 @dataclass(frozen=True, slots=True)
 class Evicted:
     """A call that was ended for want of memory, when it had `peak_bytes`.
@@ -142,6 +145,11 @@ class Evicted:
     others_bytes: int
     left_bytes: int
     fixed: bool
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing beside it was in its way."""
+        return self.fixed or self.others_bytes <= LITTLE * self.limit_bytes
 
 
 @dataclass(frozen=True, slots=True)

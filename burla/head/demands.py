@@ -25,6 +25,7 @@ class Demand:
     image: str | None
     unfinished: int
     max_parallelism: int | None
+    dynamic: bool = False  # `func_ram_bytes` is what its calls are thought to need by now
     alone: bool = False  # no other call may run on its node, but nested ones
     had: float = 0.0  # CPUs, of late: see `turns`
     barred: frozenset[str] = frozenset()  # nodes that cannot run it, whatever room they have

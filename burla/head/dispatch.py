@@ -135,6 +135,7 @@ class Dispatch:
         for job in list(self._head.jobs.values()):
             job.begun_again += 0 if job.state.ended else job.running.get(node, 0)
             self._head.apply(job, jobs.NodeLost(node))
+            job.core.lower_needs(max((one.offer.ram_bytes for one in self.nodes.values()), default=None))
             self.released(job, node)
         self._feed()
         self.replace()
@@ -164,7 +165,7 @@ class Dispatch:
         if trade.want and job.granted.get(node):
             slices = self._slices(job, node, self._share(job, trade.want))
             got = sum(one.stop - one.start for one in slices)
-            if got < trade.want and (self.paused or not job.core.waiting):
+            if got < trade.want and (self.paused or not got or not job.core.waiting):
                 job.hungry[node] = trade.want - got
         self._feed()
         return Work(slices, self._give_back(job, node, trade.queued))
@@ -192,7 +193,7 @@ class Dispatch:
         """A call was ended for want of memory: it runs again with more room, if there is any."""
         now, ram_bytes = time.monotonic(), self.nodes[node].offer.ram_bytes
         job.room.seen(one.peak_bytes, now)
-        verdict = judge(one, job.core.evictions(one.index))
+        verdict = judge(one, job.core.evictions(one.index, alone=True))
         if verdict is Verdict.AGAIN and not one.fixed:
             if not job.room.ever_short:
                 name, had_mb = self.nodes[node].offer.name, one.peak_bytes / 1e6
@@ -200,10 +201,14 @@ class Dispatch:
                     f"node {name} is short of memory: the call of input {one.index} ({had_mb:,.0f} MB) was ended and "
                 )
                 job.record(Notice(text + "begins again with more room; fewer calls run at once from now on"))
-            job.room.short(ram_bytes, one.beside, now)
+            again = job.core.evictions(one.index) > 0  # what it was given room beside was in its way once more
+            job.room.short(ram_bytes, 0 if again else one.beside, now)
         need_bytes = ram_bytes + 1 if verdict is Verdict.LARGER else 0
         hopeless = verdict is Verdict.NEVER or not self._any_has(need_bytes, job)
         self._head.apply(job, jobs.CallEvicted(node, one, hopeless, need_bytes))
+        if node in job.granted:  # nothing begins there until it is clear who has room
+            job.granted[node] = 0
+            job.unsettled.add(node)
         self.replace()
 
     def _any_has(self, ram_bytes: int, job: RunningJob) -> bool:
@@ -227,6 +232,7 @@ class Dispatch:
         job.installing.discard(node)
         for known_slots in (job.granted, job.held, job.leases, job.running, job.long, job.queued, job.hungry):
             known_slots.pop(node, None)
+        job.unsettled.discard(node)
         if not job.releasing:
             self._head.end_of_calls(job)
         self.replace()
@@ -288,8 +294,9 @@ class Dispatch:
         for (job_id, node), slots in wanted.items():
             job = self._head.jobs[job_id]
             before = job.granted.get(node, 0)
-            if job.core.unfinished == 0 or slots == before:
+            if job.core.unfinished == 0 or (slots == before and node not in job.unsettled):
                 continue
+            job.unsettled.discard(node)
             if not job.granted:
                 self._head.apply(job, jobs.LeaseGranted(node))
             if node not in job.granted:
@@ -307,7 +314,8 @@ class Dispatch:
 
     def _wish(self, job: RunningJob, offers: list[NodeOffer]) -> Demand:
         wish = job.demand(offers, self._turns.had.get(job.spec.id, 0.0))
-        return replace(wish, barred=disks.barred(job.spec, self.nodes.values()))
+        small = {node.id for node in offers if not job.core.has_work_for(node.id, node.ram_bytes)}
+        return replace(wish, barred=disks.barred(job.spec, self.nodes.values()) | small)
 
     def _variables(self, job: RunningJob) -> Variables:
         try:
@@ -388,7 +396,7 @@ class Dispatch:
             self.without_nodes_since = now
         offers = self.offers
         for job in self._head.jobs.values():
-            if job.room.tick(offers, now):
+            if job.room.tick(offers, now, held_up=job.core.waits_for_room):
                 self.replace()
         if self._note_turn(now):
             self.replace()

@@ -204,6 +204,7 @@ class Job:
         self._crashes: dict[int, int] = {}
         self._needs: dict[int, int] = {}  # input → memory that a node must have for it, in bytes
         self._evictions: Counter[int] = Counter()  # by input
+        self._alone_evictions: Counter[int] = Counter()  # of them, those that nothing beside the call is to blame for
         self._error: BurlaError | None = None
 
     @property
@@ -236,9 +237,24 @@ class Job:
     def _next_alone(self, ram_bytes: int) -> int | None:
         return next((index for index in self.alone if self._needs.get(index, 0) <= ram_bytes), None)
 
-    def evictions(self, index: int) -> int:
-        """Return how often a call was ended for want of memory and begun again."""
-        return self._evictions[index]
+    def evictions(self, index: int, alone: bool = False) -> int:
+        """Return how often a call was ended for want of memory and begun again; `alone`: with no others to blame."""
+        return (self._alone_evictions if alone else self._evictions)[index]
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether a call waits that was ended for want of memory, and is to be tried again where it was."""
+        return any(index in self._evictions and not self._needs[index] for index in self.alone)
+
+    def has_work_for(self, node: str, ram_bytes: int) -> bool:
+        """Whether slots at a node with so much memory are of use: all that waits may need a larger one."""
+        larger_only = self.alone and not self.pending and self._next_alone(ram_bytes) is None
+        return not larger_only or bool(self.handed.get(node))
+
+    def lower_needs(self, largest_bytes: int | None) -> None:
+        """A node is lost: what needs more memory than the largest has that is left is tried there. None: none is."""
+        if largest_bytes is not None:
+            self._needs = {index: min(need, largest_bytes) for index, need in self._needs.items()}
 
     def take(self, node: str, want: int, ram_bytes: int) -> list[Handed]:
         """Hand out up to `want` calls to a node with so much memory: retries first, then in order of their indices."""
@@ -398,6 +414,7 @@ class Job:
         if event.hopeless and self.state is JobState.RUNNING:
             return [FailEvicted(event.evicted), *self._failed_one()]
         self._evictions[index] += 1
+        self._alone_evictions[index] += event.evicted.alone
         self._needs[index] = max(event.need_bytes, self._needs.get(index, 0))
         self.alone.append(index)
         return []

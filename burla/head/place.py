@@ -101,6 +101,7 @@ class _Plan:
         for number, job in enumerate(self.jobs):
             if job.max_parallelism is not None:
                 self._shed(number, self.total[number] - job.max_parallelism)
+        self.lost = [self._relieve(node) for node in range(len(nodes))]  # of what is held
 
     def deal(self) -> bool:
         """Deal slots until each job has what it can use or finds no more room; return whether any was dealt."""
@@ -129,7 +130,8 @@ class _Plan:
         held_total = [sum(slots.get(job, 0) for slots in self.held) for job in range(len(self.jobs))]
         for node, slots in enumerate(self.slots):
             for job in self.held[node].keys() | slots.keys():
-                held, planned = self.held[node].get(job, 0), slots.get(job, 0)
+                held = self.held[node].get(job, 0) - self.lost[node].get(job, 0)
+                planned = slots.get(job, 0)
                 granted[job, node] = min(held, planned) if self.jobs[job].unfinished else 0
                 if planned > held:
                     growth.append((job, node))
@@ -217,6 +219,24 @@ class _Plan:
             if (lost := min(count, slots.get(job, 0))) > 0:
                 self._add(job, node, -lost)
                 count -= lost
+
+    def _relieve(self, node: int) -> dict[int, int]:
+        """Take back slots of jobs that cannot run there, or are now thought to need more room than there is.
+
+        Return how many by job: to have them again is growth.
+        """
+        slots = self.slots[node]
+        before = dict(slots)
+        for job in [job for job in slots if self.nodes[node].id in self.jobs[job].barred]:
+            self._add(job, node, -slots[job])
+        for at in (len(self.depths), len(self.depths) + 1):
+            while self.room[node][at] < 0:
+                costs = {job: dict(self.costs[job]).get(at, 0) for job in slots if slots[job]}
+                dynamic = [job for job, amount in costs.items() if amount and self.jobs[job].dynamic]
+                if not dynamic:
+                    break
+                self._add(max(dynamic, key=lambda job: (costs[job], self._wealth(job), job)), node, -1)
+        return {job: count - slots[job] for job, count in before.items()}
 
     def _order(self, job: int) -> list[int]:
         """Return the nodes that fit: where the job is already, then those whose GPUs it would not keep from others."""

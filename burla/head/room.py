@@ -16,7 +16,6 @@ GROW_EVERY_S = 5.0
 LATE_S = 30.0  # calls of late: of this window and the one before
 MARGIN = 1.1  # the next call may be a little larger than the largest of late
 MUCH = 0.5  # of a node; a call that had so much, nearly alone, does not fit there
-LITTLE = 0.1  # of a node; calls beside it that had no more were not in its way
 LEFT = 0.25  # of a limit; what earlier calls left in its process may be why it was reached
 MOST_EVICTIONS = 8  # of one call
 
@@ -30,15 +29,14 @@ class Verdict(Enum):
 
 
 def judge(one: Evicted, before: int) -> Verdict:
-    """Decide what becomes of a call that has been ended `before` times already."""
+    """Decide what becomes of a call that has been ended `before` times already with nothing beside it to blame."""
     if before >= MOST_EVICTIONS:
         return Verdict.NEVER
     if one.left_bytes > LEFT * one.limit_bytes:
         return Verdict.AGAIN  # in a clean process
     if one.fixed:
         return Verdict.NEVER
-    alone = one.others_bytes <= LITTLE * one.limit_bytes
-    return Verdict.LARGER if alone and one.peak_bytes >= MUCH * one.limit_bytes else Verdict.AGAIN
+    return Verdict.LARGER if one.alone and one.peak_bytes >= MUCH * one.limit_bytes else Verdict.AGAIN
 
 
 class Room:
@@ -73,8 +71,13 @@ class Room:
             return None
         return sum(max(1, node.ram_bytes // self.per_call_bytes) for node in nodes)
 
-    def tick(self, nodes: Iterable[NodeOffer], now_s: float) -> bool:
-        """Give room for one more call a node if it is time; whether anything changed."""
+    def tick(self, nodes: Iterable[NodeOffer], now_s: float, held_up: bool) -> bool:
+        """Give room for one more call a node if it is time; whether anything changed.
+
+        `held_up`: a call that was ended has not begun again, so that nothing is known of the room that there is now.
+        """
+        if held_up:
+            self._changed_s = now_s
         largest = max(nodes, key=lambda node: node.ram_bytes, default=None)
         if self.per_call_bytes is None or largest is None or now_s - self._changed_s < GROW_EVERY_S:
             return False

@@ -59,6 +59,7 @@ class RunningJob:
         self.granted: dict[str, int] = {}  # node → slots, as last told
         self.held: dict[str, int] = {}  # node → slots in use, as last heard
         self.leases: dict[str, int] = {}  # node → how many SetSlots were sent
+        self.unsettled: set[str] = set()  # nodes that use fewer slots than they were told, and have to be told anew
         self.running: dict[str, int] = {}
         self.room = Room(spec.func_cpu)
         self.begun_again = 0  # calls that ran on nodes that were lost
@@ -99,7 +100,7 @@ class RunningJob:
         if demand.depth == 0:
             per_call_bytes = self.room.per_call_bytes
             alone = per_call_bytes >= min((node.ram_bytes for node in nodes if fits(demand, node)), default=0)
-            return replace(demand, func_ram_bytes=per_call_bytes, alone=alone)
+            return replace(demand, func_ram_bytes=per_call_bytes, dynamic=True, alone=alone)
         # the calls above it keep their memory while they wait for it, so room beside them might never come
         most = self.room.calls(nodes)
         return replace(demand, max_parallelism=min(filter(None, (demand.max_parallelism, most)), default=None))

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _PACKAGE = str(Path(__file__).resolve().parents[2])
 _numbers = itertools.count(1)  # of children; one of another zygote must not be taken for this one's
 
-GRACE_S = 1.0  # between asking a call to end and ending its process
+GRACE_S = 2.0  # between asking a call to end and ending its process
 SOCKET_BYTES = 1 << 20
 FULL_S = 0.005  # the zygote has many requests to read first
 

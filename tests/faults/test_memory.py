@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +85,53 @@ def test_calls_that_do_not_fit_beside_each_other_all_finish_and_harm_nothing_els
     assert peak.used_bytes < LIMIT_BYTES
     assert len(ledger.entries()) > 20, "it was short of memory"
     assert capsys.readouterr().err.count("is short of memory: the call of input ") == 1
+
+
+def test_when_memory_is_plenty_again_more_calls_run(group: Group, ledger: Ledger):
+    """The first four do not fit beside each other, with head and node; three of them would."""
+    write = ledger.writer()
+
+    def hold(index: int) -> None:
+        import time
+
+        write(index)
+        held = bytearray()
+        for _ in range(22 if index < 4 else 1):
+            held += b"1" * 10_000_000
+        time.sleep(1.0 if index < 4 else 0.4)
+
+    job = burla.submit(hold, range(400))
+    wait_until(lambda: len(set(ledger.entries())) < len(ledger.entries()), 30, "a call that begins again")
+    wait_until(lambda: 0 < job.progress.running < 3, 10, "fewer at once")
+    wait_until(lambda: job.progress.running >= 3, 60, "three at once")
+    job.cancel()
+
+
+def test_a_call_whose_room_others_have_waits_for_them_and_is_not_blamed(group: Group, ledger: Ledger, tmp_path: Path):
+    """One of 560 MB beside two of 380 MB that stay for longer than it could be tried again and again."""
+    gate, write = str(tmp_path / "gate"), ledger.writer()
+
+    def hold(size_mb: int, waits: bool) -> int:
+        import os
+        import time
+
+        write(size_mb)
+        held = bytearray()
+        for _ in range(size_mb // 10):
+            held += b"1" * 10_000_000
+        until = time.monotonic() + (60 if waits else 1)
+        while time.monotonic() < until and not os.path.exists(gate):
+            time.sleep(0.05)
+        return size_mb
+
+    others = burla.submit(hold, [(380, True)] * 2)
+    wait_until(lambda: group.used_bytes > 780_000_000, 30, "the others")
+    one = burla.submit(hold, [(560, False)], on_error="continue")
+    wait_until(lambda: "560" in ledger.entries(), 30, "its first try")
+    time.sleep(20)  # a wrong blame came within 15 s
+    assert one.progress.failed == 0 and ledger.entries().count("560") < 4
+    Path(gate).touch()
+    assert others.results(timeout_s=60) == [380, 380] and one.results(timeout_s=60) == [560]
 
 
 def outcomes(job: burla.Job, count: int) -> dict[int, BaseException | int]:

@@ -74,7 +74,7 @@ def crashed(index: int, node: str = "n") -> CallCrashed:
 
 
 def evicted(index: int, beside: int = 1, hopeless: bool = False, need_bytes: int = 0, node: str = "n") -> CallEvicted:
-    return CallEvicted(node, Evicted(index, 1000, RAM, beside, 1000 * beside, 0, False), hopeless, need_bytes)
+    return CallEvicted(node, Evicted(index, 1000, RAM, beside, RAM // 2 * beside, 0, False), hopeless, need_bytes)
 
 
 # examples -------------------------------------------------------------------------------------------------------------
@@ -248,6 +248,41 @@ def test_a_call_that_needs_a_larger_node_waits_for_it_and_holds_nobody_up():
     job.take("n", 1, RAM)
     assert job.take("n", 9, RAM) == [] and job.waiting == 1
     assert job.take("large", 9, 2 * RAM) == [Handed(0, 0, 1, True)]
+
+
+def test_only_what_a_call_could_not_blame_on_others_counts_against_it():
+    job = started(1)
+    for beside in (1, 1, 0):
+        job.take("n", 1, RAM)
+        job.apply(evicted(0, beside=beside))
+    assert job.evictions(0) == 3 and job.evictions(0, alone=True) == 1
+
+
+def test_a_node_is_of_use_unless_all_that_waits_needs_a_larger_one():
+    job = started(3, nodes=("n", "large"))
+    assert job.has_work_for("n", RAM)
+    job.take("n", 3, RAM)
+    for index in (0, 1):
+        job.apply(evicted(index, beside=0, need_bytes=2 * RAM))
+    assert job.has_work_for("n", RAM), "a call runs there"
+    job.apply(evicted(2, beside=0, need_bytes=2 * RAM))
+    assert not job.has_work_for("n", RAM) and job.has_work_for("large", 2 * RAM)
+    job.lower_needs(None)
+    assert not job.has_work_for("n", RAM), "no node is left: another may come"
+    job.lower_needs(RAM)
+    assert job.has_work_for("n", RAM), "the larger one is lost: it is tried where it can"
+
+
+def test_it_is_known_whether_a_call_waits_for_the_room_that_it_did_not_have():
+    job = started(2, nodes=("n", "large"))
+    job.take("n", 1, RAM)
+    assert not job.waits_for_room
+    job.apply(evicted(0))
+    assert job.waits_for_room
+    job.take("n", 1, RAM)
+    assert not job.waits_for_room
+    job.apply(evicted(0, beside=0, need_bytes=2 * RAM))
+    assert not job.waits_for_room, "it waits for another node"
 
 
 def test_a_call_that_no_node_has_memory_for_fails_and_is_not_tried_again():

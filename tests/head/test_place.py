@@ -272,6 +272,28 @@ def test_beside_a_call_that_runs_alone_there_is_no_other_but_what_it_waits_for()
     assert place([whole, nested], [node("n", 8)], held, {"n": {0: 1}}) == {**held, ("nested", "n"): 8}
 
 
+def test_slots_of_calls_that_turn_out_to_need_more_go_as_far_as_there_is_no_room():
+    one = dataclasses.replace(job("a", ram=4 * GB), dynamic=True)
+    assert settled([one], [node("x", 4)], {("a", "x"): 4}) == {("a", "x"): 2}
+    assert settled([dataclasses.replace(one, alone=True)], [node("x", 4)], {("a", "x"): 4}) == {("a", "x"): 1}
+    assert settled([job("a", ram=4 * GB)], [node("x", 4)], {("a", "x"): 4}) == {("a", "x"): 4}, (
+        "what was reserved stays"
+    )
+
+
+def test_a_call_that_has_to_be_alone_gives_its_slot_back_until_the_others_are_gone():
+    jobs = [dataclasses.replace(job("a", ram=8 * GB), dynamic=True, alone=True), job("b", 1, unfinished=2)]
+    held = {("a", "x"): 1, ("b", "x"): 2}
+    plan = place(jobs, [node("x", 4)], held, {})
+    assert plan["a", "x"] == 0 and plan["b", "x"] < 2, "the poorer one waits for room that is kept for it"
+    assert settled(jobs, [node("x", 4)], held) == {("a", "x"): 1}
+
+
+def test_slots_on_a_node_that_cannot_run_the_job_any_more_are_used_where_it_can():
+    one = dataclasses.replace(job("a", unfinished=2), barred=frozenset("x"))
+    assert settled([one], [node("x"), node("y")], {("a", "x"): 2}) == {("a", "y"): 2}
+
+
 def test_gpus_bound_the_slots_and_any_matches_every_kind():
     nodes = [node("n1", 8, gpus={"A100_40G": 2}), node("n2", 8, gpus={"H100_80G": 1}), node("n3", 8)]
     assert place([job("a", gpu="H100_80G")], nodes, NOTHING, {}) == {("a", "n2"): 1}

@@ -19,7 +19,7 @@ def calls(room: Room) -> int:
 def test_calls_count_for_nothing_until_a_node_runs_short():
     room = Room(func_cpu=1)
     room.seen(5 * GB, 0.0)
-    assert room.per_call_bytes is None and not room.tick([NODE], 100.0)
+    assert room.per_call_bytes is None and not room.tick([NODE], 100.0, held_up=False)
 
 
 def test_a_shortage_halves_the_calls_and_time_brings_them_back_one_by_one():
@@ -28,7 +28,7 @@ def test_a_shortage_halves_the_calls_and_time_brings_them_back_one_by_one():
     assert calls(room) == 4
     counts = []
     for second in range(1, 40):
-        room.tick([NODE], 100.0 + second)
+        room.tick([NODE], 100.0 + second, held_up=False)
         counts.append(calls(room))
     assert counts == sorted(counts) and set(counts) == {4, 5, 6, 7, 8}
     assert counts.index(5) + 1 == GROW_EVERY_S
@@ -53,7 +53,7 @@ def test_no_more_calls_come_back_than_the_largest_of_late_leaves_room_for():
     assert calls(room) == 2
     for second in range(100):
         room.seen(4 * GB, float(second))
-        room.tick([NODE], float(second))
+        room.tick([NODE], float(second), held_up=False)
     assert calls(room) == 3, "4 GB and a little more, in 16"
 
 
@@ -63,7 +63,7 @@ def test_one_large_call_long_ago_keeps_nobody_out():
     room.short(NODE.ram_bytes, beside=1, now_s=0.0)
     for second in range(int(4 * LATE_S)):
         room.seen(GB // 2, float(second))
-        room.tick([NODE], float(second))
+        room.tick([NODE], float(second), held_up=False)
         if second < LATE_S:
             assert calls(room) == 1
     assert calls(room) == 8 and room.peak_bytes == 12 * GB
@@ -80,17 +80,26 @@ def test_calls_on_nodes_of_several_sizes_are_counted_one_at_least_each():
 def test_as_many_come_back_as_the_cpus_allow():
     room = Room(func_cpu=4)
     room.short(NODE.ram_bytes, beside=1, now_s=0.0)
-    assert not room.tick([NODE], 1.0)
-    room.tick([NODE], 6.0)
+    assert not room.tick([NODE], 1.0, held_up=False)
+    room.tick([NODE], 6.0, held_up=False)
     assert calls(room) == 2
-    room.tick([NODE], 12.0)
+    room.tick([NODE], 12.0, held_up=False)
     assert room.per_call_bytes is None
+
+
+def test_nothing_is_given_while_a_call_waits_for_what_there_is():
+    room = Room(1)
+    room.short(NODE.ram_bytes, beside=3, now_s=0.0)
+    before = room.per_call_bytes
+    assert not room.tick([NODE], 100.0, held_up=True) and not room.tick([NODE], 104.0, held_up=False)
+    assert room.per_call_bytes == before
+    assert room.tick([NODE], 105.0, held_up=False)
 
 
 def test_without_a_node_nothing_changes():
     room = Room(func_cpu=1)
     room.short(NODE.ram_bytes, beside=7, now_s=0.0)
-    assert not room.tick([], 100.0)
+    assert not room.tick([], 100.0, held_up=False)
 
 
 def evicted(

@@ -55,7 +55,14 @@ def pids(ledger: Ledger, word: str = "running") -> list[int]:
 def ended(numbers: list[int]) -> bool:
     """Whether none of these processes lives; each must have been noted, so that this can fail."""
     assert numbers
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in numbers)
+    return not any(map(_lives, numbers))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_for_calls(ledger: Ledger, count: int = 2, word: str = "running") -> list[int]:

@@ -312,8 +312,8 @@ def test_no_call_runs_any_more_when_close_returns(ledger: Ledger):
     def work(x: int) -> None:
         import time
 
-        write("begun")
         try:
+            write("begun")
             time.sleep(60)
         finally:
             write("ended")  # as by Ctrl-C: clean-up runs

@@ -149,6 +149,8 @@ def submit(
     resume: str | Job | None = None,
     packages: Iterable[str] = (),
     env_vars: Mapping[str, str] = options.NO_VARIABLES,
+    max_cost_usd: float | None = None,
+    max_minutes: float | None = None,
 ) -> Job:
     """Start a job in the background: return when its inputs are in the cluster's store.
 
@@ -165,6 +167,12 @@ def submit(
         content) are taken over, the others run.
     packages, env_vars
         As for `configure`, for this job alone, besides those.
+    max_cost_usd
+        Stop the job when the nodes that it uses have cost so much, all of each counted, by the prices of the catalogue;
+        refused where no node has one.
+    max_minutes
+        Stop the job when it has had nodes for so long. In both cases its results are kept, and whoever reads them to
+        the end gets LimitReached; retry_failed() goes on.
 
     Raises
     ------
@@ -173,7 +181,7 @@ def submit(
     """
     wanted = options.check(
         function_, inputs, func_cpu, func_ram, func_gpu, image, grow, max_parallelism, detach, False, False, on_error,
-        packages, env_vars,
+        packages, env_vars, max_cost_usd, max_minutes,
     )  # fmt: skip
     if resume is not None and not isinstance(resume, (str, Job)):
         raise InvalidType(f"resume={resume!r}: it must be the id of a job, a Job, or None.")

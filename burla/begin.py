@@ -51,6 +51,8 @@ def begin(
         detach=wanted.detach,
         on_error=wanted.on_error,
         owner=_owner(),
+        max_run_s=wanted.max_run_s,
+        max_cost_usd=wanted.max_cost_usd,
     )
     blocks = serialize_inputs.pack_inputs(inputs)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from dataclasses import replace
@@ -121,7 +120,7 @@ def settings(
     if spot is not None and not isinstance(spot, bool):
         raise InvalidType(f"spot={spot!r}: it must be True or False.")
     if idle_minutes is not None:
-        _check_minutes(idle_minutes)
+        options.amount("idle_minutes", idle_minutes)
     if disk_gb is not None:
         options.count("disk_gb", disk_gb, "an integer of at least 1: GB")
     before = record.find(name)
@@ -160,13 +159,6 @@ def settings(
         network="",
         admitted=(),
     )
-
-
-def _check_minutes(idle_minutes: Any) -> None:
-    if isinstance(idle_minutes, bool) or not isinstance(idle_minutes, (int, float)):
-        raise InvalidType(f"idle_minutes={idle_minutes!r}: it must be a number above 0.")
-    if not (idle_minutes > 0 and math.isfinite(idle_minutes)):
-        raise InvalidValue(f"idle_minutes={idle_minutes!r}: it must be a number above 0.")
 
 
 def node_count(nodes: Any) -> int:

@@ -7,14 +7,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from burla.clusters import catalog, record
 from burla.clusters import cloud as clouds
-from burla.clusters import record
 from burla.clusters.apart import run_apart
 from burla.clusters.cloud import HEAD, NODE, Refused, Vm
 from burla.clusters.record import CloudCluster
+from burla.display.progress import usd_text
 from burla.display.table import text_table
 from burla.errors import CloudError
 
+_WITHOUT = f"by list prices of {catalog.NOTED}, without disks and traffic"
 COLUMNS = ("name", "cloud", "region", "head", "nodes", "address")
 
 
@@ -26,6 +28,35 @@ class CloudClusters:
 
     def __str__(self) -> str:
         return text_table(COLUMNS, [_row(one, vms) for one, vms in self.clusters])
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """An estimate of what machines have cost since they started; `unpriced`: kinds that the catalogue lacks."""
+
+    machines: int
+    hours: float
+    usd: float
+    usd_per_hour: float
+    unpriced: tuple[str, ...]
+
+    @classmethod
+    def of(cls, cloud: str, vms: Sequence[Vm], now_s: float) -> Bill:
+        """Return the bill of machines. `now_s`: wall clock."""
+        hours = [max(0.0, now_s - vm.started_at_s) / 3600 for vm in vms]
+        found = [catalog.find(cloud, vm.machine) for vm in vms]
+        prices = [0.0 if one is None else one.usd_per_hour for one in found]
+        unpriced = {vm.machine for vm, one in zip(vms, found, strict=True) if one is None}
+        usd = sum(hour * price for hour, price in zip(hours, prices, strict=True))
+        return cls(len(vms), sum(hours), usd, sum(prices), tuple(sorted(unpriced)))
+
+    def __str__(self) -> str:
+        text = f"{self.machines} machine{'s' if self.machines != 1 else ''}, {self.hours:,.2f} h in all: "
+        if self.machines and not self.usd_per_hour:
+            return text + f"cost unknown ({', '.join(self.unpriced)} not in the catalogue)"
+        but = f", and what {', '.join(self.unpriced)} costs, which is unknown" if self.unpriced else ""
+        text += f"at most {usd_text(self.usd)} so far, {usd_text(self.usd_per_hour)} an hour"
+        return f"{text}{but} ({_WITHOUT})"
 
 
 def _row(one: CloudCluster, vms: Sequence[Vm] | None) -> tuple[str, ...]:

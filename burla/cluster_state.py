@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from burla.client import choice, current
 from burla.client.connection import Connection, DaskTarget, LocalTarget
-from burla.cloud_state import describe, machines
+from burla.cloud_state import Bill, describe, machines
 from burla.clusters import lifecycle, local, record
 from burla.clusters.apart import run_apart
 from burla.clusters.cloud import HEAD, Vm
@@ -18,16 +19,18 @@ from burla.protocol import ClusterStatus, GetStatus
 class ClusterState:
     """A cluster at one moment; `str` says it in words. `status` None: it is not up, or of another version of burla.
 
-    `machines`: of one in a cloud.
+    `machines`, and what these have cost: of one in a cloud.
     """
 
     title: str
     up: bool
     status: ClusterStatus | None
     machines: tuple[Vm, ...] = ()
+    bill: Bill | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.title}."] + [f"  {describe(vm)}" for vm in self.machines]
+        lines += [f"  {self.bill}"] if self.machines else []
         if self.status is None:
             return "\n".join(lines)
         for node in self.status.nodes:
@@ -75,22 +78,23 @@ def cluster_status(name: str | None = None) -> ClusterState:
 
 def _cloud_status(cluster: record.CloudCluster) -> ClusterState:
     vms = machines(cluster)
+    bill = Bill.of(cluster.cloud, vms, time.time())
     title = f"{cluster.name} ({cluster.cloud} {cluster.region})"
     if not any(vm.role == HEAD for vm in vms):
         return ClusterState(
-            f"{title} is not up. To boot it again: burla cluster create {cluster.name}", False, None, vms
+            f"{title} is not up. To boot it again: burla cluster create {cluster.name}", False, None, vms, bill
         )
     try:
         connection = Connection(DaskTarget(cluster.address, cluster.entry().security()))
     except (OSError, ClusterLost) as error:
         moved = f"Has your own address changed? burla cluster admit {cluster.name}"
-        return ClusterState(f"{title} does not answer at {cluster.address}: {error}. {moved}", False, None, vms)
+        return ClusterState(f"{title} does not answer at {cluster.address}: {error}. {moved}", False, None, vms, bill)
     try:
         status = connection.ask(GetStatus())
     finally:
         connection.close()
     title += f" is up at {cluster.address}, ends after {cluster.idle_s / 60:g} min idle"
-    return ClusterState(title, True, status, vms)
+    return ClusterState(title, True, status, vms, bill)
 
 
 def stop_cluster(name: str | None = None, *, force: bool = False) -> list[str] | None:

@@ -13,6 +13,7 @@ BurlaError
 ├── NoNodes, NoCompatibleNodes                           nothing can run the calls
 ├── EnvironmentFailed                                    what the function needs cannot be had on a node
 ├── JobCancelled                                         somebody else stopped the job
+│   └── LimitReached                                     … or max_minutes or max_cost_usd did
 ├── MissingExtra                                         an optional package is not installed
 ├── UnknownJob (LookupError)                             no such job on this cluster
 ├── JobUnfinished                                        the job has to end first
@@ -171,6 +172,10 @@ class EnvironmentFailed(BurlaError):
 
 class JobCancelled(BurlaError):
     """The job was stopped by somebody else, or because its client was silent for too long."""
+
+
+class LimitReached(JobCancelled):
+    """The job was stopped at a limit that it was given. Facts: `limit`, "max_minutes" or "max_cost_usd"."""
 
 
 class MissingExtra(BurlaError):

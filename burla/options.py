@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import numbers
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -46,6 +48,8 @@ class Options:
     on_error: str
     packages: tuple[str, ...]
     variables: Variables
+    max_run_s: float | None
+    max_cost_usd: float | None
 
 
 def check(
@@ -63,6 +67,8 @@ def check(
     on_error: Any = "raise",
     packages: Any = (),
     env_vars: Any = NO_VARIABLES,
+    max_cost_usd: Any = None,
+    max_minutes: Any = None,
 ) -> Options:
     """Return the options. Raises InvalidValue or InvalidType, which name the parameter."""
     if not callable(function):
@@ -95,6 +101,8 @@ def check(
         on_error=_on_error(on_error),
         packages=configured.configure().packages + configured.checked_packages(packages),
         variables=configured.configure().env_vars.and_these(configured.checked_variables(env_vars)),
+        max_run_s=None if max_minutes is None else 60.0 * amount("max_minutes", max_minutes),
+        max_cost_usd=None if max_cost_usd is None else amount("max_cost_usd", max_cost_usd),
     )
 
 
@@ -108,6 +116,17 @@ def count(name: str, value: Any, allowed: str) -> int:
         raise InvalidType(f"{name}={value!r}: it must be {allowed}.") from None
     if number < 1:
         raise InvalidValue(f"{name}={value!r}: it must be {allowed}.")
+    return number
+
+
+def amount(name: str, value: Any) -> float:
+    """Return a number above 0. Raises InvalidType, InvalidValue."""
+    text = f"{name}={value!r}: it must be a number above 0."
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InvalidType(text)
+    number = float(value)
+    if not (number > 0 and math.isfinite(number)):
+        raise InvalidValue(text)
     return number
 
 

@@ -269,6 +269,8 @@ class JobSpec:
     origin: Origin | None = None  # who has its disk runs calls as they would run there; None: every node has, or none
     environment: str | None = None  # what the others need: a document of `burla.environment`, only passed on
     sealed: str | None = None  # environment variables, encrypted by the head
+    max_run_s: float | None = None  # it is stopped when it has had nodes for so long
+    max_cost_usd: float | None = None  # ... when its nodes have cost so much
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +290,8 @@ class Snapshot:
     peak_bytes: int = 0  # the most memory that a call has had; 0: not known
     short_of_memory: bool = False  # fewer calls run at once than the CPUs allow
     remark: str | None = None  # what holds the job up now, such as a full disk
+    node_s: float = 0.0  # seconds of nodes that it has used, alone or with others
+    usd: float | None = None  # what these cost; None: not known
 
 
 # client → head --------------------------------------------------------------------------------------------------------
@@ -543,7 +547,8 @@ class Gpu:
 class NodeOffer:
     """What a node has. `image`: the container image that it runs, see `images.normalise`.
 
-    `version`: of its package, where that may be another than its head's.
+    `version`: of its package, where that may be another than its head's. `usd_per_hour`: what it costs, at most, if
+    that is known.
     """
 
     id: str
@@ -554,6 +559,7 @@ class NodeOffer:
     image: str | None = None
     python: str = field(default_factory=python_tag)
     version: str = ""
+    usd_per_hour: float | None = None
 
     @property
     def gpu_counts(self) -> Mapping[str, int]:

@@ -56,6 +56,7 @@ class Panel:
         """Show the job as it is at `now_s`, of the monotonic clock."""
         where = f" on {progress.nodes:,} nodes" if progress.nodes > 1 and progress.running else ""
         where += f", {progress.memory}" if progress.memory and progress.running else ""
+        where += f", {progress.cost}" if progress.cost else ""
         name = escape(markup.visible(progress.function_name))
         _set(self._title, f'<b>{name}</b> <span role="status">{escape(progress.phase)}{where}</span>')
         _set(self._bar, markup.bar(progress))

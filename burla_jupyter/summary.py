@@ -70,6 +70,8 @@ def _sentence(progress: Progress, end: End, now_s: float) -> str:
         parts.append(f"{progress.failed:,} failed")
     if progress.retries:
         parts.append(f"{progress.retries:,} retried")
+    if progress.cost:
+        parts.append(progress.cost)
     return ", ".join(parts)
 
 

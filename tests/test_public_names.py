@@ -32,6 +32,7 @@ ERRORS = {
     "InvalidValue",
     "JobCancelled",
     "JobUnfinished",
+    "LimitReached",
     "MissingExtra",
     "NoCompatibleNodes",
     "NoNodes",
@@ -130,6 +131,8 @@ def test_submit_takes_the_options_of_the_call_by_name():
         "on_error": "raise",
         "packages": (),
         "env_vars": {},
+        "max_cost_usd": None,
+        "max_minutes": None,
         "resume": None,
     }
 

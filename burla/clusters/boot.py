@@ -37,7 +37,10 @@ class Timers:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """A machine to be. `head`: the head's address, of a node; `idle_s`: after so long without work it ends."""
+    """A machine to be. `head`: the head's address, of a node; `idle_s`: after so long without work it ends.
+
+    `usd_per_hour`: what a node tells its head of its price, if that is known.
+    """
 
     role: str
     name: str
@@ -46,6 +49,7 @@ class Boot:
     head: str = ""
     gpus: bool = False
     timers: Timers = Timers()
+    usd_per_hour: float | None = None
 
 
 def settings(boot: Boot) -> dict[str, object]:
@@ -59,6 +63,7 @@ def settings(boot: Boot) -> dict[str, object]:
         "idle_s": boot.idle_s,
         "python": "{}.{}".format(*sys.version_info),
         "requirements": requirements(boot.gpus),
+        "usd_per_hour": boot.usd_per_hour,
         **asdict(boot.timers),
     }
 

@@ -118,7 +118,8 @@ async def _node(settings: dict[str, Any]) -> None:
 
     work = Path(HOME, "work")
     work.mkdir(mode=0o700, exist_ok=True)
-    offer = replace(await describe(settings["name"]), version=package.package().key)
+    known = {"version": package.package().key, "usd_per_hour": settings["usd_per_hour"]}
+    offer = replace(await describe(settings["name"]), **known)
     following = asyncio.ensure_future(follow_version())
     await run_node(lambda: settings["head"], security, host, offer, str(work), over)
     following.cancel()

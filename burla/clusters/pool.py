@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from burla.clusters import catalog
 from burla.clusters.boot import Boot, Timers, user_data
 from burla.clusters.cloud import NODE, Cloud, Refused, Vm, VmOrder
 from burla.clusters.record import CloudCluster
@@ -50,10 +51,12 @@ async def boot(
     cloud: Cloud, cluster: CloudCluster, kind: NodeKind, count: int, timers: Timers
 ) -> tuple[list[Vm], list[Failed]]:
     """Start `count` machines at once; return those that the cloud gave, and those that it refused."""
+    listed = catalog.find(cluster.cloud, kind.machine)
+    price = None if listed is None else listed.usd_per_hour
     orders = []
     for _ in range(count):
         name = f"burla-{cluster.name}-node-{secrets.token_hex(4)}"
-        what = Boot(NODE, name, kind.image, kind.idle_s, cluster.head_address, kind.gpus, timers)
+        what = Boot(NODE, name, kind.image, kind.idle_s, cluster.head_address, kind.gpus, timers, price)
         data = user_data(what, cluster.keys())
         orders.append(VmOrder(name, NODE, kind.machine, data, kind.gpus, kind.spot))
     expiry_s = time.time() + timers.boot_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html as _html
 
 from burla.display import table as tables
-from burla.display.progress import duration_text, size_text
+from burla.display.progress import duration_text, size_text, used_text
 from burla.protocol import JobInfo, JobList, JobState, Snapshot
 
 COLUMNS = ("id", "function", "status", "done", "failed", "age", "kept until", "size")
@@ -75,6 +75,8 @@ def sheet(info: JobInfo, now_s: float) -> str:
         ("kept until", _until(info, now_s)),
         ("size", size_text(info.size_bytes)),
     ]
+    if shot.usd is not None:
+        lines.append(("cost", used_text(shot.node_s, shot.usd)))
     if info.resumed is not None:
         lines.append(("results of", info.resumed))
     if shot.remark is not None:

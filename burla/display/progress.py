@@ -112,6 +112,12 @@ class Progress:
         return f"short of memory ({size_text(self._snapshot.peak_bytes)} a call)"
 
     @property
+    def cost(self) -> str | None:
+        """What to say of the money that its nodes have cost so far; None: nobody knows it."""
+        shot = self._snapshot
+        return None if shot is None or shot.usd is None else used_text(shot.node_s, shot.usd)
+
+    @property
     def nodes(self) -> int:
         return self._snapshot.nodes if self._snapshot else 0
 
@@ -170,6 +176,8 @@ class Progress:
         if self.failed:
             fields.append(f"{self.failed:,} failed")
         fields.append(", ".join(filter(None, (f"{self.running:,} running", self.memory))))
+        if self.cost:
+            fields.append(self.cost)
         rate_per_s = self.rate_per_s(now_s)
         if rate_per_s is not None:
             fields.append(rate_text(rate_per_s))
@@ -213,6 +221,18 @@ def size_text(size_bytes: int) -> str:
             number = size_bytes / factor
             return f"{number:.1f} {unit}" if number < 9.95 else f"{number:,.0f} {unit}"
     return f"{size_bytes} B"
+
+
+def usd_text(usd: float) -> str:
+    """Return `$1,234`, `$3.10`, or `$0.003`."""
+    if usd >= 100:
+        return f"${usd:,.0f}"
+    return f"${usd:.2f}" if usd >= 0.1 else f"${usd:.3f}"
+
+
+def used_text(node_s: float, usd: float) -> str:
+    """Return what a job has used of nodes whose price is known, in words."""
+    return f"{node_s / 3600:,.2f} h of nodes, at most {usd_text(usd)}"
 
 
 def rate_text(rate_per_s: float) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from burla import config
 from burla.channel import Channel
 from burla.errors import EnvironmentNeeded, NoCompatibleNodes, PythonMismatch, StoreDamaged
-from burla.head import demands, disks, jobs, place
+from burla.head import budgets, demands, disks, jobs, place
 from burla.head.demands import Demand
 from burla.head.members import NodeState
 from burla.head.room import Verdict, judge
@@ -362,6 +362,7 @@ class Dispatch:
             return
         disks.check_python(spec, self.nodes.values())
         offers = self.offers
+        budgets.check_price(spec, offers)
         demand = demands.demand_of(spec, 0, 0)
         if any(demands.fits(demand, offer) for offer in offers):
             return

@@ -11,7 +11,7 @@ import logging
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from burla import serialize
 from burla.errors import (
@@ -23,6 +23,7 @@ from burla.errors import (
     WorkerCrashed,
 )
 from burla.head import disks, jobs
+from burla.head.budgets import Budgets
 from burla.head.dispatch import Dispatch
 from burla.head.journal import Journal
 from burla.head.members import Session
@@ -61,6 +62,7 @@ class Head:
         self._is_full = asyncio.Event()
         self.dispatch = Dispatch(self, leases_changed)
         self._ticked = time.monotonic()
+        self._budgets = Budgets(self, self._ticked)
 
     def set_full(self, error: StoreFull | None) -> None:
         """The disk is full: nothing new begins, and who waits is told; with None, all goes on."""
@@ -238,7 +240,7 @@ class Head:
                     core = job.core
                     self.store.update_job(
                         job.number, job.durable, state=state, error=ended.error, ended_at_s=time.time(),
-                        total=core.total, done=core.done, failed=core.failed,
+                        total=core.total, done=core.done, failed=core.failed, **asdict(job.spent),
                     )  # fmt: skip
 
     # time
@@ -257,6 +259,7 @@ class Head:
             if session.expired(now):
                 self.end_session(session, "its client is gone")
         self.dispatch.tick(now)
+        self._budgets.tick(now)
         for job in list(self.jobs.values()):
             job.note_rate(now)
             if job.over_since is not None and job.journal.shown == job.journal.length:

@@ -177,6 +177,14 @@ def expired(stored: list[StoredJob], now_s: float, keep_s: float, limit_bytes: i
 
 
 def _snapshot(stored: StoredJob) -> Snapshot:
+    status = stored.status
     return Snapshot(
-        stored.status.state, stored.status.total, stored.status.done, stored.status.failed, running=0, nodes=0
+        status.state,
+        status.total,
+        status.done,
+        status.failed,
+        running=0,
+        nodes=0,
+        node_s=status.node_s,
+        usd=status.usd,
     )

@@ -82,6 +82,9 @@ class Status:
     done: int = 0
     failed: int = 0
     ended_at_s: float | None = None
+    ran_s: float = 0.0  # this and the next two: see `budgets.Spent`
+    node_s: float = 0.0
+    usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import time
 
 from burla.errors import BurlaError
 from burla.head import jobs
+from burla.head.budgets import Spent
 from burla.head.head import Head
 from burla.head.journal import Journal
 from burla.head.members import Session
@@ -36,6 +37,8 @@ async def _restore(head: Head, one: Replay) -> None:
     job = RunningJob(head.store, stored.number, spec, stored.session, stored.created_at_s, journal)
     job.detached = stored.status.detached
     job.trades = dict(one.trades)
+    job.spent = Spent(stored.status.ran_s, stored.status.node_s, stored.status.usd)
+    job.stored_ran_s = job.spent.ran_s
     head.jobs[spec.id] = job
     error: BurlaError | None = one.damage
     if error is None:

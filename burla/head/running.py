@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from burla.errors import ClusterLost
+from burla.head.budgets import Spent
 from burla.head.demands import Demand, demand_of, fits
 from burla.head.jobs import Job
 from burla.head.journal import Journal
@@ -62,6 +63,8 @@ class RunningJob:
         self.unsettled: set[str] = set()  # nodes that use fewer slots than they were told, and have to be told anew
         self.running: dict[str, int] = {}
         self.room = Room(spec.func_cpu)
+        self.spent = Spent()
+        self.stored_ran_s = 0.0  # of `spent`, what the store has
         self.begun_again = 0  # calls that ran on nodes that were lost
         self.long: dict[str, tuple[tuple[float, int], ...]] = {}  # node → (since, input) of calls that take long
         self.queued: dict[str, int] = {}  # node → calls there that have not started
@@ -200,6 +203,8 @@ class RunningJob:
             peak_bytes=self.room.peak_bytes,
             short_of_memory=self.room.per_call_bytes is not None,
             remark=self.remark,
+            node_s=self.spent.node_s,
+            usd=self.spent.usd,
         )
 
     def _slowest(self, now: float) -> tuple[tuple[int, float], ...]:

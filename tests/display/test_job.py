@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 from burla.display import job as display
@@ -27,6 +28,13 @@ def info(**changes: object) -> JobInfo:
         "events": 9,
     }
     return JobInfo(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_the_sheet_of_a_job_says_what_its_nodes_have_cost_where_that_is_known():
+    shot = Snapshot(JobState.CANCELLED, total=5, done=3, failed=0, running=0, nodes=0, node_s=36_000.0)
+    assert "cost:" not in display.sheet(info(snapshot=shot), 1000.0)
+    paid = info(snapshot=replace(shot, usd=2.016))
+    assert "\ncost:       10.00 h of nodes, at most $2.02" in display.sheet(paid, 1000.0)
 
 
 def test_a_table_of_jobs_says_what_is_kept_for_how_long():

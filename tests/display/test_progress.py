@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from burla import serialize
-from burla.display.progress import Progress, duration_text, rate_text
+from burla.display.progress import Progress, duration_text, rate_text, usd_text
 from burla.protocol import Failure, JobState, Snapshot
 
 
@@ -52,6 +52,17 @@ def test_a_job_that_is_short_of_memory_says_so_and_how_much_its_calls_have():
     assert "  2 running, short of memory (310 MB a call)  " in progress.line(102.0)
     progress.apply(replace(snapshot(10), peak_bytes=2_340_000_000, short_of_memory=True), 103.0)
     assert progress.memory == "short of memory (2.3 GB a call)"
+
+
+def test_what_its_nodes_have_cost_shows_where_it_is_known():
+    progress = running_job()
+    progress.apply(replace(snapshot(10), node_s=7200.0), 101.0)
+    assert progress.cost is None and "h of nodes" not in progress.line(101.0)
+    progress.apply(replace(snapshot(10), node_s=7200.0, usd=1.6), 102.0)
+    assert "  2 running  2.00 h of nodes, at most $1.60  " in progress.line(102.0)
+    assert [usd_text(usd) for usd in (0.0, 0.0123, 0.5, 12.345, 1234.5)] == [
+        "$0.000", "$0.012", "$0.50", "$12.35", "$1,234",
+    ]  # fmt: skip
 
 
 def test_the_count_keeps_its_width_so_that_nothing_moves():

@@ -14,7 +14,9 @@ from burla.display.progress import Progress
 from burla.protocol import Failure, JobState, Snapshot
 from burla.serialize import dump_exception
 from burla_jupyter import markup, summary
+from burla_jupyter.controls import Controls
 from burla_jupyter.log import Line
+from burla_jupyter.panel import Panel
 from burla_jupyter.summary import End
 
 END = End("done", kept=True, lines=(), total_lines=0, only_in_log=0)
@@ -86,6 +88,16 @@ def test_failures_are_grouped_with_folded_tracebacks():
     assert page.details == [None]
     assert "Traceback (most recent call last)" in page.text
     assert "3 × ValueError" in summary.text(job, END, 110.0)
+
+
+def test_what_its_nodes_have_cost_stands_in_the_summary_and_in_the_view():
+    free, paid = progress(JobState.RUNNING), progress(JobState.RUNNING, running=2, node_s=5400.0, usd=0.4567)
+    assert "1.50 h of nodes, at most $0.46" in summary.text(paid, END, 110.0)
+    panel = Panel(Controls(), lambda: None)
+    panel.draw(paid, 110.0, 0, "")
+    assert "running, 1.50 h of nodes, at most $0.46</span>" in panel._title.value
+    panel.draw(free, 110.0, 0, "")
+    assert "$" not in panel._title.value + summary.text(free, END, 110.0)
 
 
 def test_the_last_lines_are_folded_unless_the_cell_does_not_have_them():

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         UnsafeFiles,
         WorkerCrashed,
     )
+    from burla.growth import growth_plan
     from burla.job import Job
     from burla.known import clusters
     from burla.serialize_report import function_parts
@@ -104,6 +105,7 @@ __all__ = [
     "current_job",
     "delete_cluster",
     "function_parts",
+    "growth_plan",
     "jobs",
     "remote_parallel_map",
     "scale_cluster",
@@ -120,6 +122,7 @@ _MODULES = {
     "create_cluster": "burla.cloud_api",
     "delete_cluster": "burla.cloud_api",
     "scale_cluster": "burla.cloud_api",
+    "growth_plan": "burla.growth",
     "Job": "burla.job",
     "attach": "burla.api",
     "configure": "burla.configured",

@@ -84,7 +84,8 @@ def remote_parallel_map(
     image
         The container image that a node has to run for calls to run there.
     grow
-        Boot more machines if the cluster can.
+        Boot what the job needs and its cluster lacks, if that is one in a cloud (see `growth_plan`); the job starts on
+        what is there. What was booted ends after an idle minute.
     max_parallelism
         The most calls that run at once.
     detach

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from burla import blobs, config, serialize, serialize_inputs
+from burla import blobs, config, growth, serialize, serialize_inputs
 from burla.client import current
 from burla.client.connection import Connection
 from burla.client.job import ClientJob, new_id
@@ -57,6 +57,7 @@ def begin(
     blocks = serialize_inputs.pack_inputs(inputs)
     try:
         connection = current.connection(say)
+        growing = growth.cluster_of(connection) if wanted.grow else None
         comparison = None if resume is None else _comparison(connection, resume)
         if comparison is not None:
             spec, blocks = replace(spec, resumed=comparison.job_id), comparison.watch(blocks)
@@ -67,6 +68,7 @@ def begin(
             wanted.variables,
             again=lambda lost: current.instead_of(lost, say),
             equip=lambda spec, shared: equip(spec, shared, connection, function, wanted.packages),
+            grows=growing is not None,
         )
         job.submit(blocks, None if comparison is None else comparison.resume, sent)
     except BaseException as error:
@@ -76,6 +78,8 @@ def begin(
             if isinstance(error, KeyboardInterrupt):
                 say(text, always=True)
         raise
+    if growing is not None:
+        growth.start(growing, job.id, job.connection, until_ordered=wanted.detach)
     return job
 
 

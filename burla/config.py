@@ -16,6 +16,7 @@ NODE_LEASE_S = 20.0  # a node beats every 5 s; silent for so long, its calls run
 CLIENT_LEASE_S = 60.0  # a client that is silent for longer is given up, and its attached jobs with it
 CLOUD_IDLE_MINUTES = 10.0  # then a machine in a cloud ends
 CLOUD_DISK_GB = 100
+GROWTH_S = 1200.0  # a job that grows waits so long for a machine on which its calls fit
 CLIENT_GONE_S = 5.0  # a client whose connection ended has this long to come back
 
 
@@ -42,6 +43,11 @@ def image() -> str | None:
     """Return the container image that this machine runs, as it was told at boot: `BURLA_IMAGE`, normalised."""
     name = os.environ.get("BURLA_IMAGE", "").strip()
     return images.normalise(name) if name else None
+
+
+def grow_max_cpus() -> int:
+    """Return up to how many CPUs a cluster grows by itself: `BURLA_GROW_MAX_CPUS`, else 2,560."""
+    return int(_number("BURLA_GROW_MAX_CPUS", 2560.0))
 
 
 def keep_s() -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
-from burla import blobs, equip, serialize, views
+from burla import blobs, equip, growth, serialize, views
 from burla.client import running
 from burla.client.connection import Connection
 from burla.client.job import ClientJob, new_id
@@ -262,6 +262,17 @@ class Job:
         followed = running.find(self._reader.id)
         if followed is not None:
             followed.detached = True
+
+    def grow(self) -> None:
+        """Boot what the job needs and its cluster lacks, as `grow=True` does; return when that is ordered.
+
+        As long as this process lives and the job runs, more follow when it needs more. Raises InvalidValue if the
+        cluster is not one in a cloud that is known here, MissingExtra.
+        """
+        self._reader.look()
+        connection = self._reader.connection
+        assert connection is not None
+        growth.start(growth.needed_cluster(connection), self._reader.id, connection, until_ordered=True)
 
     def retry_failed(self, function_: Callable[..., Any] | None = None) -> Job:
         """Begin a detached job that has the results of this one, and runs the inputs without one.

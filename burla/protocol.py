@@ -338,6 +338,7 @@ class Submit:
     blocks: tuple[Block, ...] = ()
     total: int | None = None
     variables: Variables = Variables()
+    grows: bool = False  # its client boots machines for it, if its spec says `grow`
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,6 +513,42 @@ class Goodbye:
 @dataclass(frozen=True, slots=True)
 class GetStatus:
     """Reply: `ClusterStatus`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GetNeed:
+    """Reply: `Need`. Refused: UnknownJob."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a job asks of machines. `unfinished` 0: it needs none any more.
+
+    `nodes`: all that there are, with what other jobs leave of them; `cpus`: what they have without other jobs.
+    `call_s`: how long a call takes, None: not known yet; `peak_bytes`: the most memory that one has had.
+    """
+
+    func_cpu: int = 1
+    func_ram_bytes: int | None = None
+    func_gpu: str | None = None
+    image: str | None = None
+    max_parallelism: int | None = None
+    unfinished: int = 0
+    call_s: float | None = None
+    peak_bytes: int = 0
+    cpus: int = 0
+    nodes: tuple[NodeOffer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """From who boots machines for a job: a sentence for those who follow it. `over`: no more of them will come."""
+
+    job: str
+    text: str
+    over: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,18 @@ class Plan:
             return iter([()])
         return eval(self.header.code, self.shell.user_ns)()
 
+    def known_count(self) -> int | None:
+        """Return how many calls there will be, if that is known without evaluating anything: `for x in xs`."""
+        if self.header is None:
+            return 1
+        loop = ast.parse(f"[0 for {self.header.text}]", mode="eval").body
+        assert isinstance(loop, ast.ListComp)
+        [first, *others] = loop.generators
+        if others or first.ifs or not isinstance(first.iter, ast.Name):
+            return None
+        elements: Any = self.shell.user_ns.get(first.iter.id)
+        return len(elements) if isinstance(elements, (list, tuple, range, dict, set)) else None
+
     def sizes(self) -> dict[str, int]:
         """Return the size of what travels, by name, in bytes. Raises FunctionNotPicklable, which names the culprit."""
         return burla.function_parts(self.cell.names)

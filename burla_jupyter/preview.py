@@ -23,12 +23,25 @@ def text(plan: Plan) -> str:
             f"Names that travel   {names}",
             f"Resources           {asked}",
             f"Cluster             {cluster}",
+            *([f"Growth              {_growth(plan)}"] if plan.options.resources.get("grow") else []),
             "",
             "As plain Python:",
             "",
             textwrap.indent(as_python(plan), "    "),
         ]
     )
+
+
+def _growth(plan: Plan) -> str:
+    """Return in words what the cluster would boot for the cell."""
+    count = plan.known_count()
+    if count is None:
+        return "as much as its elements need, which are not counted for this; burla.growth_plan counts them"
+    options = {name: value for name, value in plan.options.resources.items() if name != "grow"}
+    try:
+        return str(burla.growth_plan(plan.cell, range(count), **options)).replace("\n", "\n" + " " * 20)
+    except burla.InvalidValue as error:
+        return str(error)
 
 
 def as_python(plan: Plan) -> str:

@@ -87,18 +87,27 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.clusters.aws_client": (BASE | own("burla.clusters"), {"aiobotocore", "botocore"}, ANY),
     "burla.client": (BASE | own("burla.client", "burla.clusters"), DASK, DASK),
     "burla.client.outcome": (BASE | own("burla.client") | {"burla.environment.hints"}, set(), set()),
+    "burla.growth": (BASE | own("burla.client", "burla.clusters") | {"burla.options"}, set(), set()),
     "burla.equip": (BASE | own("burla.client", "burla.environment"), set(), set()),
     "burla.job": (
         BASE
         | own("burla.client", "burla.display")
-        | {"burla.configured", "burla.equip", "burla.follower", "burla.job_parts", "burla.job_reader", "burla.views"},
+        | {
+            "burla.configured",
+            "burla.equip",
+            "burla.follower",
+            "burla.growth",
+            "burla.job_parts",
+            "burla.job_reader",
+            "burla.views",
+        },
         set(),
         set(),
     ),
     "burla.job_reader": (BASE | own("burla.client") | {"burla.job_parts"}, set(), set()),
     "burla.job_list": (BASE | own("burla.client", "burla.display") | {"burla.job"}, set(), set()),
     "burla.begin": (
-        BASE | own("burla.client", "burla.display") | {"burla.equip", "burla.options", "burla.resume"},
+        BASE | own("burla.client", "burla.display") | {"burla.equip", "burla.growth", "burla.options", "burla.resume"},
         set(),
         set(),
     ),

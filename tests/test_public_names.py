@@ -58,6 +58,7 @@ FUNCTIONS = {
     "delete_cluster",
     "configure",
     "function_parts",
+    "growth_plan",
     "scale_cluster",
     "stop_cluster",
     "attach",
@@ -141,7 +142,7 @@ def test_what_a_job_offers():
     offered = {name for name in vars(burla.Job) if not name.startswith("_")} - {"of", "told"}
     assert offered == {
         "id", "function_name", "status", "progress", "results", "result", "iter_results", "errors", "logs", "input",
-        "wait", "follow", "cancel", "delete", "detach", "retry_failed",
+        "wait", "follow", "cancel", "delete", "detach", "grow", "retry_failed",
     }  # fmt: skip
 
 

@@ -51,16 +51,19 @@ class ClientJob:
         variables: Variables,
         again: Callable[[Connection], Connection],
         equip: Callable[[JobSpec, bool], JobSpec],
+        grows: bool = False,
     ):
         """`again` gives a connection in place of one whose cluster has ended.
 
         `equip` adds what the function needs on nodes without this machine's disk; it is told whether others have it.
+        `grows`: this process boots machines for it.
         """
         self.total = 0
         self.detached = False  # it goes on without this process
         self._connection = connection
         self._again = again
         self._equip = equip
+        self._grows = grows
         self._spec = spec
         self._variables = variables
         self._first: Events | None = None
@@ -127,7 +130,7 @@ class ClientJob:
 
     def _ask_begin(self, blocks: tuple[Block, ...], total: int | None) -> Events:
         """Begin the job. A head takes a job once, so it may be asked again: the cluster may just have ended."""
-        message = Submit(self._spec, blocks, total, self._variables)
+        message = Submit(self._spec, blocks, total, self._variables, self._grows)
         try:
             return self._connection.run(self._connection.ask_again(message))
         except (ClusterLost, JobCancelled):

@@ -47,7 +47,7 @@ def _sizes(
     """Return machines without GPU whose memory and price grow with their CPUs; `sizes`: what fills the name → CPUs."""
     for size, cpus in sizes.items():
         ram_bytes = int(cpus * gib_per_cpu * _GIB)
-        usd = round(cpus * usd_per_cpu, 4)
+        usd = round(cpus * usd_per_cpu, 6)
         yield Machine(cloud, pattern.format(size), cpus, ram_bytes, "", 0, usd, verified=cloud == "aws")
 
 

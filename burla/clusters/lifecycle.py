@@ -32,7 +32,6 @@ _LOOK_S = 0.5
 _ASK_S = 5.0
 _GONE_S = 300.0  # for machines to end
 _SETTLE_S = 5.0
-_CONSOLE_LINES = 15
 Say = Callable[[str], None]
 
 
@@ -104,7 +103,7 @@ async def _make(work: Work, nodes: int, cidr: str, timers: Timers) -> None:
         work.begin(f"waiting for {_count(nodes)}")
         failed = await pool.wait(cloud, work.cluster, booted, timers.boot_s, work.say)
         if failed:
-            raise Refused(await _told(cloud, failed[0]))
+            raise Refused(await pool.told(cloud, failed[0]))
 
 
 async def _wait_for_head(work: Work, head: Vm, timeout_s: float) -> None:
@@ -114,13 +113,13 @@ async def _wait_for_head(work: Work, head: Vm, timeout_s: float) -> None:
     while True:
         seen.update(alive := {vm.id for vm in await work.cloud.vms() if vm.state != "ending"})
         if pool.has_ended(head, alive, seen):
-            raise Refused(await _told(work.cloud, pool.Failed(head.name, "it ended while it booted", head)))
+            raise Refused(await pool.told(work.cloud, pool.Failed(head.name, "it ended while it booted", head)))
         try:
             return await asyncio.to_thread(prepare, work.cluster.address, security)
         except OSError as error:
             if time.monotonic() > until:
                 why = f"the head does not answer at {work.cluster.address} (waited {timeout_s:.0f} s): {error}"
-                raise Refused(await _told(work.cloud, pool.Failed(head.name, why, head))) from error
+                raise Refused(await pool.told(work.cloud, pool.Failed(head.name, why, head))) from error
         await asyncio.sleep(_LOOK_S)
 
 
@@ -155,7 +154,7 @@ async def _add(work: Work, count: int, timers: Timers) -> None:
         await cloud.end([vm.id for vm in booted])
         raise
     if failed:
-        why = await _told(cloud, failed[0])
+        why = await pool.told(cloud, failed[0])
         await cloud.end([one.vm.id for one in failed if one.vm is not None])
         raise Refused(f"{count - len(failed)} of {_count(count)} came. {why}")
 
@@ -269,19 +268,6 @@ async def _steps(work: Work) -> AsyncIterator[None]:
             left, still = [], "The cloud does not say what of it runs."
         text = f"{work.cluster.name}: {work.step}: {error}. {still}"
         raise CloudError(text, step=work.step, told=str(error), left=left) from error
-
-
-async def _told(cloud: Cloud, failed: pool.Failed) -> str:
-    """Return in words why a machine failed, with the end of what it wrote."""
-    text = f"{failed.name}: {failed.why}"
-    if failed.vm is not None:
-        try:
-            lines = (await cloud.console(failed.vm.id)).strip().splitlines()[-_CONSOLE_LINES:]
-        except Refused:
-            lines = []
-        if lines:
-            text += ". It wrote at last:\n" + "\n".join(lines) + "\n"
-    return text
 
 
 def _count(nodes: int) -> str:

@@ -18,6 +18,7 @@ from burla.protocol import NODES_OP
 _ASK_S = 5.0
 _LOOK_S = 0.5
 _NAMED_S = 60.0
+_CONSOLE_LINES = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +107,16 @@ async def busy(cluster: CloudCluster) -> dict[str, int]:
     except OSError:  # it restarts
         told = None
     return told or {}  # None: it still waits for our package
+
+
+async def told(cloud: Cloud, failed: Failed) -> str:
+    """Return in words why a machine failed, with the end of what it wrote."""
+    text = f"{failed.name}: {failed.why}"
+    if failed.vm is not None:
+        try:
+            lines = (await cloud.console(failed.vm.id)).strip().splitlines()[-_CONSOLE_LINES:]
+        except Refused:
+            lines = []
+        if lines:
+            text += ". It wrote at last:\n" + "\n".join(lines) + "\n"
+    return text

@@ -14,6 +14,7 @@ from burla.head import crashpoints, disks
 from burla.head.head import Head
 from burla.head.history import History
 from burla.head.members import Session
+from burla.head.needs import need_of
 from burla.head.renewal import Renewal
 from burla.protocol import (
     PROTOCOL_VERSION,
@@ -27,13 +28,16 @@ from burla.protocol import (
     GetInputs,
     GetJob,
     GetMissing,
+    GetNeed,
     GetPiece,
     GetStatus,
     Goodbye,
+    Growth,
     Hello,
     Join,
     Joined,
     ListJobs,
+    Need,
     Poll,
     Preparing,
     PutPiece,
@@ -290,6 +294,14 @@ class Connection:
                 head.end_session(session, "its client has ended")
             case GetStatus():
                 return self._status()
+            case GetNeed(job_id):
+                if job_id in head.jobs:
+                    return need_of(head.jobs[job_id], list(head.jobs.values()), head.dispatch.offers)
+                await self._history.stored(job_id)
+                return Need()
+            case Growth(job_id, text, over):
+                if job_id in head.jobs:
+                    head.growth(head.jobs[job_id], text, over)
             case _:
                 raise BurlaError(f"a client sent {type(message).__name__}")
 

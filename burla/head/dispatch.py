@@ -374,7 +374,9 @@ class Dispatch:
         )
 
     def cancel_misfit(self, job: RunningJob) -> None:
-        """Stop a job if there are nodes and none of them fits."""
+        """Stop a job if there are nodes and none of them fits, nor will."""
+        if job.growing:
+            return
         try:
             self.check_fit(job.spec)
         except (NoCompatibleNodes, PythonMismatch) as error:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from burla import serialize
+from burla.config import GROWTH_S
 from burla.errors import (
     BurlaError,
     JobCancelled,
@@ -102,10 +103,12 @@ class Head:
                 raise BurlaError(
                     f"calls within calls are nested {MOST_DEPTH} deep; does {spec.function_name} call itself?"
                 )
-        self.dispatch.check_fit(spec)
+        grows = message.grows and session.node is None
+        if not (spec.grow and grows):
+            self.dispatch.check_fit(spec)
         disks.check_environment(spec, self.dispatch.nodes.values())
-        job = self.new_job(spec, session)
-        if spec.grow:
+        job = self.new_job(replace(spec, grow=spec.grow and grows), session)
+        if spec.grow and not grows:
             job.record(Notice("this cluster cannot grow: the job runs on what is there"))
         self.add_inputs(job, message.blocks, last=message.total is not None)
 
@@ -160,6 +163,15 @@ class Head:
             job.detached = True
             self.store.update_job(job.number, True, detached=True)
         await self.store.committed()
+
+    def growth(self, job: RunningJob, text: str, over: bool) -> None:
+        """Who boots machines for a job tells how that goes; with `over`, it has what it will get."""
+        if job.state.ended:
+            return
+        job.record(Notice(text))
+        job.growing_until = 0.0 if over else time.monotonic() + GROWTH_S
+        if over and job.state is JobState.WAITING:
+            self.dispatch.cancel_misfit(job)
 
     def cancel(self, job: RunningJob, error: BurlaError) -> None:
         """Stop a job, unless it is stopping; `error` is what a client that still listens is told."""
@@ -266,8 +278,12 @@ class Head:
                 job.let_go()
                 if now - job.over_since > REMEMBER_S:
                     self.drop(job)
+            if job.growing_until and not job.growing:  # who grows it has gone
+                job.growing_until = 0.0
+                if job.state is JobState.WAITING:
+                    self.dispatch.cancel_misfit(job)
             waited_s = now - max(job.created, self.dispatch.without_nodes_since)
-            waits = job.state in (JobState.WAITING, JobState.RUNNING)
+            waits = job.state in (JobState.WAITING, JobState.RUNNING) and not job.growing
             if waits and job.detached and self.full is None:
                 late = not self.dispatch.nodes and waited_s > job.spec.start_timeout_s
                 job.remark = f"no node of the cluster has come for {waited_s:.0f} s: the job waits" if late else None

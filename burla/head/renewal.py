@@ -81,7 +81,7 @@ class Renewal:
             raise EnvironmentNeeded("the corrected function may need something else", shared=spec.origin is not None)
         return replace(
             spec, id=message.id, resumed=spec.id, function=function, environment=environment,
-            detach=True, parent=None, depth=0,
+            detach=True, parent=None, depth=0, grow=False,
         )  # fmt: skip
 
     async def _fill(self, job: RunningJob, source: StoredJob) -> None:

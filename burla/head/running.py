@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from burla.config import GROWTH_S
 from burla.errors import ClusterLost
 from burla.head.budgets import Spent
 from burla.head.demands import Demand, demand_of, fits
@@ -56,6 +57,8 @@ class RunningJob:
         self.detached = False
         self.unwanted = False  # to be deleted when it is over
         self.suspended: ClusterLost | None = None
+        # until then, monotonic, a machine may yet be booted on which its calls fit
+        self.growing_until = self.created + GROWTH_S if spec.grow else 0.0
         self.remark: str | None = None  # what its client should know now, and what may pass
         self.granted: dict[str, int] = {}  # node → slots, as last told
         self.held: dict[str, int] = {}  # node → slots in use, as last heard
@@ -89,6 +92,11 @@ class RunningJob:
     def durable(self) -> bool:
         """Whether what is recorded has to survive the head's machine, not only its process."""
         return self.detached or self.spec.detach
+
+    @property
+    def growing(self) -> bool:
+        """Whether it waits for machines that are booted for it."""
+        return time.monotonic() < self.growing_until
 
     def share(self) -> Share:
         """Return what the job has of the CPUs now."""

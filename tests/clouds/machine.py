@@ -16,11 +16,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.nvml import Simulated, simulate
 
 _DISK = "/var/lib"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -76,6 +79,8 @@ container.mkdir(exist_ok=True)
 command = entrypoint + command
 path = f"{container}:/usr/sbin:/usr/bin:/sbin:/bin"
 clean = {"PATH": path, "HOME": str(home), "TMPDIR": str(home / "tmp"), **environ}
+if any(option.startswith("--gpus") for option in options):
+    clean |= json.loads((home / "gpus.json").read_text())
 (home / "docker.pid").write_text(str(os.getpid()))
 os.execvpe(command[0], command, clean)
 """
@@ -103,10 +108,19 @@ class Container:
 
 
 class Machine:
-    """A machine that runs, or has run. `images`: container image → path of a Python, None if nobody has the image."""
+    """A machine that runs, or has run.
+
+    `images`: container image → path of a Python, None if nobody has the image; `gpus`: what its driver tells of.
+    """
 
     def __init__(
-        self, home: Path, instance: dict[str, Any], user_data: str, images: dict[str, str | None], bridge: str
+        self,
+        home: Path,
+        instance: dict[str, Any],
+        user_data: str,
+        images: dict[str, str | None],
+        bridge: str,
+        gpus: Sequence[Simulated] = (),
     ):
         self.home = home
         self.id: str = instance["InstanceId"]
@@ -122,6 +136,9 @@ class Machine:
         for folder in ("bin", "tmp", "disk"):
             (home / folder).mkdir(parents=True)
         (home / "images.json").write_text(json.dumps(images))
+        environ = simulate(home / "bin", gpus) if gpus else {}
+        assert environ is not None, "a machine with GPUs needs a C compiler"
+        (home / "gpus.json").write_text(json.dumps(environ))
         self._install("docker", f"#!{sys.executable} -IS\n{_DOCKER}")
         self._install("shutdown", "#!/bin/sh\n" + _SHUTDOWN.format(home=home))
         for name in _OTHERS:

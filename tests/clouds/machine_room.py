@@ -29,6 +29,7 @@ from typing import Any
 import pytest
 
 from tests.clouds.machine import Machine
+from tests.nvml import Simulated
 
 ROOT = Path(__file__).parents[2]
 CLIENT_IP = "192.0.2.1"
@@ -223,9 +224,18 @@ class MachineRoom:
         identity = instance["InstanceId"]
         answer = self.ec2.describe_instance_attribute(InstanceId=identity, Attribute="userData")
         user_data = base64.b64decode(answer["UserData"]["Value"]).decode()
-        machine = Machine(self.folder / identity, instance, user_data, self.images, _BRIDGE)
+        gpus = self._gpus(identity, instance["InstanceType"])
+        machine = Machine(self.folder / identity, instance, user_data, self.images, _BRIDGE, gpus)
         machine.boot()
         self.history[identity] = machine
+
+    def _gpus(self, identity: str, kind: str) -> list[Simulated]:
+        [told] = self.ec2.describe_instance_types(InstanceTypes=[kind])["InstanceTypes"]
+        return [
+            Simulated(f"NVIDIA {gpu['Name']}", f"GPU-{identity}-{number}", gpu["MemoryInfo"]["SizeInMiB"] * 2**20)
+            for gpu in told.get("GpuInfo", {}).get("Gpus", [])
+            for number in range(gpu["Count"])
+        ]
 
 
 def _state(instance: dict[str, Any]) -> str:

@@ -21,6 +21,8 @@ from distributed.system import MEMORY_LIMIT
 
 import burla
 from burla import NoCompatibleNodes, NoNodes, config, remote_parallel_map
+from burla.client import current
+from burla.protocol import GetNeed, GetStatus
 from tests.conftest import Ledger, Scripts, home, wait_until
 
 CPUS = 4
@@ -193,6 +195,32 @@ def test_growing_where_nothing_grows_is_told_once_and_the_job_runs(scripts: Scri
     assert (done.returncode, done.stdout) == (0, "True\n")
     (notice,) = done.stderr.splitlines()
     assert "cannot grow" in notice and "runs on what is there" in notice
+
+
+def test_what_other_jobs_hold_is_not_there_for_a_job_that_may_grow(ledger: Ledger):
+    """And what has ended needs nothing."""
+    write = ledger.writer()
+
+    def hold(x: int) -> None:
+        import time
+
+        write("+")
+        time.sleep(600)
+
+    other = burla.submit(hold, [1], func_cpu=3, func_ram=1, detach=False)
+    wait_until(lambda: ledger.entries() == ["+"], 10, "the call")
+    job = burla.submit(hold, range(9), func_ram=2, max_parallelism=5, detach=False)
+    wait_until(lambda: ledger.entries() == ["+", "+"], 10, "the next")
+    ask = current.connection(print).ask
+    need = ask(GetNeed(job.id))
+    assert (need.func_ram_bytes, need.max_parallelism, need.unfinished, need.cpus) == (2 * 10**9, 5, 9, CPUS)
+    [node], [whole] = need.nodes, ask(GetStatus()).nodes
+    assert (whole.cpus - node.cpus, whole.ram_bytes - node.ram_bytes) == (3, 10**9)
+    other.cancel()
+    job.cancel()
+    assert ask(GetNeed(job.id)).unfinished == 0
+    with pytest.raises(burla.UnknownJob):
+        ask(GetNeed("no-such-job"))
 
 
 def test_growing_does_not_help_a_call_that_fits_nowhere():

@@ -409,6 +409,17 @@ def test_local_runs_the_first_input_here(kernel: Kernel):
     assert kernel.run("%%burla --local for x in []\nx").value is None
 
 
+def test_a_dry_run_tells_how_the_cluster_would_grow(kernel: Kernel):
+    """Here it cannot; elements are counted where that evaluates nothing."""
+    kernel.run("few = [1, 2, 3]\ndef boom():\n    raise ValueError")
+    shown = kernel.run("%%burla --dry-run --grow for x in few\nx").stdout
+    assert "Growth              this cluster cannot grow: only one in a cloud" in shown
+    for header in ("x in boom()", "x in few if boom()", "x in few for y in few"):
+        shown = kernel.run(f"%%burla --dry-run --grow for {header}\nx").stdout
+        assert "Growth              as much as its elements need, which are not counted" in shown
+    assert "Growth" not in kernel.run("%%burla --dry-run for x in few\nx").stdout
+
+
 def test_a_dry_run_shows_what_would_run_and_runs_nothing(kernel: Kernel, ledger: Ledger):
     cell = (
         f"%%burla --dry-run -o got --func-cpu 2 for a, b in zip(xs, xs)\nopen({str(ledger.path)!r}, 'a')\nscale(a) + b"

@@ -35,6 +35,7 @@ LOOK_S = 0.1  # at the lock of an environment that another process builds
 SAID_LINES = 12  # of what the installer wrote, an error tells the last ones
 OURS = ("burla-dask", "dask", "distributed", "cloudpickle", "psutil", "uv")  # what a node has for itself
 FOREIGN = "the index of the node has another project of this name and version"
+UNFIT = ("has no wheels with a matching", "is not a supported wheel")  # uv, pip: of a wheel for another platform
 NOT_FOUND = ("No solution found", "No matching distribution", "Could not find a version")  # uv, pip, pip
 
 Fetch = Callable[[Blob], Awaitable[bytes]]
@@ -111,7 +112,11 @@ class Preparer:
         """Delete what nobody has used for long."""
         parts = self._cache / FETCHED
         for path in (*self._cache.iterdir(), *parts.glob("*")):
-            if now_s - path.stat().st_mtime > KEEP_S and path.suffix != ".lock" and path != parts:
+            try:
+                old = now_s - path.stat().st_mtime > KEEP_S
+            except FileNotFoundError:  # of another node, which has it complete now
+                continue
+            if old and path.suffix != ".lock" and path != parts:
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
@@ -180,6 +185,7 @@ class _Build:
             done = await self._installer.install(self._python, [str(path)], "--no-deps", "--no-index")
             if not done.ok:
                 self._absent[one.name] = _last_lines(done.text)
+                self._complete &= any(words in done.text for words in UNFIT)
 
     async def _install_urls(self, wanted: Sequence[Distribution]) -> None:
         for one in wanted:

@@ -38,6 +38,11 @@ class CallGroup:
         """How many of its processes the kernel has ended for want of memory."""
         return self._gauge.read().kills
 
+    @property
+    def used_bytes(self) -> int:
+        """What its processes have, each page once, without files."""
+        return self._gauge.own_bytes()
+
     def close(self) -> None:
         """Remove the group, whose processes have ended."""
         with contextlib.suppress(OSError):  # the kernel has not finished with them: the next node removes it

@@ -60,6 +60,12 @@ class CgroupGauge:
             kills=_table(self.folder / events).get("oom_kill", 0),
         )
 
+    def own_bytes(self) -> int:
+        """Return what its processes have, each page once, without files."""
+        stat = _table(self.folder / "memory.stat")
+        names = ("anon", "shmem") if self.version == 2 else ("total_rss", "total_shmem")
+        return sum(stat.get(name, 0) for name in names)
+
 
 def find_gauge(root: Path = Path("/sys/fs/cgroup"), cgroups: Path = Path("/proc/self/cgroup")) -> Gauge:
     """Return the gauge for this process: of the cgroup around it with the lowest limit, if that is below the machine's.
@@ -75,13 +81,12 @@ def find_gauge(root: Path = Path("/sys/fs/cgroup"), cgroups: Path = Path("/proc/
 
 
 def tree_bytes(pid: int) -> int:
-    """Return the memory that a process and all below it have for themselves; 0 if it is gone."""
-    total, waiting = 0, [pid]
+    """Return the memory that a process and all below it have for themselves, each page once; 0 if it is gone."""
+    family, waiting = [], [pid]
     while waiting:
-        one = waiting.pop()
-        total += _own_bytes(one)
-        waiting += _children(one)
-    return total
+        family.append(waiting.pop())
+        waiting += _children(family[-1])
+    return _own_bytes(pid) if family == [pid] else sum(map(_proportional_bytes, family))
 
 
 def surrounding_gauges(root: Path, cgroups: Path) -> Iterator[CgroupGauge]:
@@ -140,6 +145,15 @@ def _own_bytes(pid: int) -> int:
         return 0
     fields = dict(line.split(":", 1) for line in status.splitlines() if line.startswith("Rss"))
     return sum(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem") if name in fields)
+
+
+def _proportional_bytes(pid: int) -> int:
+    """Return the same, where what processes share counts in parts: it takes long, some ms for a GB."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return _own_bytes(pid)
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
 def _portable_bytes(pid: int) -> int:

@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import pickle
+import secrets
 import shutil
 import sys
 import tempfile
@@ -162,7 +163,7 @@ class Settings:
             return await asyncio.to_thread(path.read_bytes)
         data = await self._node.fetch(PARTS, blob)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
+        part = path.with_name(f"{blob.id}.{secrets.token_hex(4)}")  # another job may fetch it, too
         await asyncio.to_thread(part.write_bytes, data)
         part.rename(path)
         return data

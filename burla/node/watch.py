@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from burla.node.squeeze import KernelKills, RunningCall, Squeeze, eviction
 from burla.protocol import Evicted
 
 CLOSE_S, FAR_S, IDLE_S = 0.05, 0.25, 0.5  # between readings
+SHARE = 10  # it takes no more than a tenth of the time, however many processes calls have
 
 
 class HasSlots(Protocol):
@@ -37,7 +39,9 @@ class MemoryWatch:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            await asyncio.sleep(self.look(time.monotonic()))
+            began = time.monotonic()
+            pace = self.look(began)
+            await asyncio.sleep(max(pace, SHARE * (time.monotonic() - began)))
 
     def look(self, now_s: float) -> float:
         """Take one reading and act on it; return in how many seconds to take the next."""
@@ -63,7 +67,8 @@ class MemoryWatch:
         if call is None or call.index != index:  # it grew so fast that it was not seen
             call = RunningCall(slot.job, index, 0, 0, 0 if slot.fresh else peak_bytes, slot.limit_bytes)
         call = replace(call, own_bytes=max(call.own_bytes, peak_bytes))
-        if slot.over_limit(call.own_bytes):
+        limit_bytes = slot.limit_bytes or math.inf
+        if slot.over_limit(call.own_bytes) or (call.own_bytes > limit_bytes and self._kills.take()):
             call = replace(call, own_bytes=max(call.own_bytes, slot.limit_bytes or 0))
             return eviction(call, [call], memory)
         if not self._kills.take():
@@ -76,7 +81,7 @@ class MemoryWatch:
         if current is None or child is None or child.pid is None or slot.evicted is not None:
             return None
         index, started_ns = current
-        own_bytes = tree_bytes(child.pid)
+        own_bytes = tree_bytes(child.pid) if child.group is None else child.group.used_bytes
         slot.peak_bytes = max(slot.peak_bytes, own_bytes)
         before = self._calls.get(slot)
         if before is not None and (before.index, before.started_ns) == (index, started_ns):

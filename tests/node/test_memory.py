@@ -79,6 +79,20 @@ def test_without_a_limit_below_the_machines_it_is_the_machine(tmp_path: Path, li
     assert memory.limit_bytes == psutil.virtual_memory().total and 0 < memory.used_bytes < memory.limit_bytes
 
 
+def test_what_forked_processes_share_counts_once():
+    program = (
+        "import os, sys; x = bytearray(b'1') * 100_000_000; pids = [os.fork() for _ in range(3)]; "
+        "print(flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    for _ in range(8):
+        process.stdout.readline()
+    assert 90_000_000 < tree_bytes(process.pid) < 160_000_000
+    process.stdin.close()
+    process.wait()
+
+
 def test_the_memory_of_a_process_is_that_of_all_below_it():
     program = "import subprocess, sys; x = bytearray(b'1') * 50_000_000; "
     inner = "x = bytearray(b'1') * 80_000_000; print(flush=True); input()"

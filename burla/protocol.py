@@ -526,8 +526,9 @@ class GetNeed:
 class Need:
     """What a job asks of machines. `unfinished` 0: it needs none any more.
 
-    `nodes`: all that there are, with what other jobs leave of them; `cpus`: what they have without other jobs.
-    `call_s`: how long a call takes, None: not known yet; `peak_bytes`: the most memory that one has had.
+    `nodes`: those on which its calls fit, with what other jobs leave of them; `unfit`: names of the others; `cpus`: of
+    all nodes, whoever holds them. `call_s`: how long a call takes, None: not known yet; `peak_bytes`: the most memory
+    that one has had.
     """
 
     func_cpu: int = 1
@@ -540,6 +541,7 @@ class Need:
     peak_bytes: int = 0
     cpus: int = 0
     nodes: tuple[NodeOffer, ...] = ()
+    unfit: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,9 +131,11 @@ class Growth:
 
     async def _booting(self, need: Need) -> list[Machine]:
         """Return the machines that are to be nodes soon; of others' only those on which our calls may run."""
-        joined = {node.name for node in need.nodes}
+        joined = {node.name for node in need.nodes} | set(need.unfit)
         for name in self._ours.keys() & joined:
-            del self._ours[name]
+            machine = self._ours.pop(name)
+            if name in need.unfit:  # such as one whose GPU has no driver: others would be no better
+                raise _NothingLeft(f"no call of the job fits on the new node {name} ({machine.name})")
         image_fits = need.image in (None, images.normalise(self._cluster.image))
         vms = [vm for vm in await self._cloud.vms() if vm.role == NODE and vm.name not in joined]
         others = [vm for vm in vms if image_fits and vm.name not in self._ours and _boots(vm)]

@@ -296,7 +296,8 @@ class Connection:
                 return self._status()
             case GetNeed(job_id):
                 if job_id in head.jobs:
-                    return need_of(head.jobs[job_id], list(head.jobs.values()), head.dispatch.offers)
+                    job, offers = head.jobs[job_id], head.dispatch.offers
+                    return need_of(job, head.dispatch.wish(job, offers), list(head.jobs.values()), offers)
                 await self._history.stored(job_id)
                 return Need()
             case Growth(job_id, text, over):

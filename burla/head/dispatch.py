@@ -289,7 +289,7 @@ class Dispatch:
         held = {(job.spec.id, node): slots for job in active for node, slots in job.slots_held().items()}
         offers = self.offers
         self._note_turn(time.monotonic())
-        wishes = [self._wish(job, offers) for job in active]
+        wishes = [self.wish(job, offers) for job in active]
         wanted = place.place(wishes, offers, held, self._lent())
         for (job_id, node), slots in wanted.items():
             job = self._head.jobs[job_id]
@@ -312,7 +312,8 @@ class Dispatch:
         contending = [job for job in self._head.jobs.values() if job.core.unfinished and job.complete.is_set()]
         return self._turns.note({job.spec.id: job.share() for job in contending}, now) and len(contending) > 1
 
-    def _wish(self, job: RunningJob, offers: list[NodeOffer]) -> Demand:
+    def wish(self, job: RunningJob, offers: list[NodeOffer]) -> Demand:
+        """Return what a job asks of these nodes, and which of them cannot run it."""
         wish = job.demand(offers, self._turns.had.get(job.spec.id, 0.0))
         small = {node.id for node in offers if not job.core.has_work_for(node.id, node.ram_bytes)}
         return replace(wish, barred=disks.barred(job.spec, self.nodes.values()) | small)

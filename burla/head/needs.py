@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from burla.head.demands import Demand, fits
 from burla.head.running import RunningJob
 from burla.protocol import ANY_GPU, Need, NodeOffer
 
 
-def need_of(job: RunningJob, jobs: Sequence[RunningJob], offers: Sequence[NodeOffer]) -> Need:
-    """Return what a job needs. What other jobs hold now is not there for it."""
+def need_of(job: RunningJob, wish: Demand, jobs: Sequence[RunningJob], offers: Sequence[NodeOffer]) -> Need:
+    """Return what a job needs. What other jobs hold now is not there for it. `wish`: see `Dispatch.wish`."""
     spec, snapshot = job.spec, job.snapshot()
     others = [one for one in jobs if one is not job]
     busy = sum(job.slots_held().values())
@@ -24,7 +25,8 @@ def need_of(job: RunningJob, jobs: Sequence[RunningJob], offers: Sequence[NodeOf
         call_s=busy / snapshot.rate_per_s if busy and snapshot.rate_per_s else None,
         peak_bytes=snapshot.peak_bytes,
         cpus=sum(offer.cpus for offer in offers),
-        nodes=tuple(_left(offer, others) for offer in offers),
+        nodes=tuple(_left(offer, others) for offer in offers if fits(wish, offer)),
+        unfit=tuple(offer.name for offer in offers if not fits(wish, offer)),
     )
 
 

@@ -64,7 +64,9 @@ def test_a_cluster_without_nodes_grows_to_three_during_a_job_and_shrinks_after_i
     assert _nodes(room) == {"m7i.large": 3}
     lines = told.getvalue().splitlines()
     assert any("0 of 1 came: m7i.xlarge is to be had in no zone" in line and CAPACITY in line for line in lines), lines
-    assert any("3 × m7i.large (6 CPUs, $0.30 an hour)" in line for line in lines), lines
+    assert [line for line in lines if " × m7i.large" in line] == [
+        "growing grown: 3 × m7i.large (6 CPUs, $0.30 an hour)"
+    ]
     assert not any("cannot grow" in line for line in lines)
     wait_until(lambda: not _nodes(room), 40, "the end of nodes that nobody needs")
     assert len(room.machines) == 1

@@ -234,6 +234,14 @@ def process_kind(process: psutil.Process) -> str:
         return "gone"
 
 
+def lives(pid: int) -> bool:
+    """Whether there is such a process; one that only waits to be collected is none."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def wait_until(condition: Callable[[], object], timeout_s: float = 15, what: str = "the condition") -> None:
     """Return as soon as a condition holds; fail if it does not in time."""
     until = time.monotonic() + timeout_s

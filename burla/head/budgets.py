@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from burla.errors import LimitReached, NoCompatibleNodes
-from burla.protocol import JobSpec, NodeOffer, Notice
+from burla.protocol import JobSpec, NodeOffer
 
 if TYPE_CHECKING:
     from burla.head.head import Head
@@ -101,7 +101,5 @@ class Budgets:
         if job.spec.max_cost_usd is None:
             return
         for offer in offers:
-            text = f"node {offer.name} does not say what it costs: it counts nothing for max_cost_usd"
-            if offer.usd_per_hour is None and text not in job.noted:
-                job.noted.add(text)
-                job.record(Notice(text))
+            if offer.usd_per_hour is None:
+                job.note_once(f"node {offer.name} does not say what it costs: it counts nothing for max_cost_usd")

@@ -129,13 +129,14 @@ class Dispatch:
         if known is None or (channel is not None and known.channel is not channel):
             return
         del self.nodes[node]
+        largest_bytes = max((one.offer.ram_bytes for one in self.nodes.values()), default=None)
         self._head.store.set_node(node, False)
         for session in [s for s in self._head.sessions_at(node) if s.id not in keep]:
             self._head.end_session(session, "its node is lost")
         for job in list(self._head.jobs.values()):
             job.begun_again += 0 if job.state.ended else job.running.get(node, 0)
             self._head.apply(job, jobs.NodeLost(node))
-            job.core.lower_needs(max((one.offer.ram_bytes for one in self.nodes.values()), default=None))
+            job.core.lower_needs(largest_bytes)
             self.released(job, node)
         self._feed()
         self.replace()
@@ -343,9 +344,7 @@ class Dispatch:
         """A node tells how far it is with what the job's function needs."""
         (job.installing.add if message.busy else job.installing.discard)(node)
         for text in message.notices:
-            if text not in job.noted:
-                job.noted.add(text)
-                job.record(Notice(text))
+            job.note_once(text)
         job.journal.wake()
         if message.error is None:
             return

@@ -29,6 +29,7 @@ from burla.protocol import (
     JobStatus,
     Kind,
     NodeOffer,
+    Notice,
     Slice,
     Snapshot,
     inline_bytes,
@@ -178,6 +179,12 @@ class RunningJob:
         return tuple(slices)
 
     # the journal
+
+    def note_once(self, text: str) -> None:
+        """Tell those who follow the job, unless it has been told."""
+        if text not in self.noted:
+            self.noted.add(text)
+            self.record(Notice(text))
 
     def record(self, event: Event) -> None:
         """Write the journal; who waits for it is woken when the store has it."""

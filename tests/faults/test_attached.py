@@ -25,7 +25,7 @@ import burla
 from burla import remote_parallel_map
 from burla.client import current
 from burla.protocol import GetStatus
-from tests.conftest import Home, Ledger, Scripts, cluster_processes, process_kind, wait_until
+from tests.conftest import Home, Ledger, Scripts, cluster_processes, lives, process_kind, wait_until
 
 numbers = itertools.count(1)  # of jobs
 COUNT = 240  # calls of 5 to 25 ms: about two seconds on the two slots
@@ -122,13 +122,6 @@ def kinds(home: Home) -> list[str]:
         return []  # one ended meanwhile
 
 
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def pids_in(ledger: Ledger) -> set[int]:
     return {int(line.split()[-1]) for line in ledger.entries()}
 
@@ -136,7 +129,7 @@ def pids_in(ledger: Ledger) -> set[int]:
 def check_idle(home: Home, ledger: Ledger, timeout_s: float = 15) -> None:
     """Nothing is left but the idle cluster: no process that ever ran a call, no second zygote, no orphan."""
     pids = pids_in(ledger)
-    wait_until(lambda: not any(map(alive, pids)), timeout_s, "the end of all children of the job")
+    wait_until(lambda: not any(map(lives, pids)), timeout_s, "the end of all children of the job")
     idle = sorted(["supervisor", "head", "node", "zygote", *["child"] * SLOTS])
     wait_until(lambda: kinds(home) == idle, timeout_s, f"{idle} instead of {kinds(home)}")
 
@@ -181,7 +174,7 @@ def test_killed_children_cost_a_job_nothing(home: Home, ledger: Ledger, dice: ra
         job.wait_for_calls(dice.randrange(5, 35))
         time.sleep(dice.uniform(0, 0.02))
         running = {pid: index for index, pid in job.runs() if pid not in lost and index not in hit}
-        candidates = sorted(pid for pid in running if alive(pid))
+        candidates = sorted(pid for pid in running if lives(pid))
         if candidates and not job.over:
             victim = dice.choice(candidates)
             lost.add(victim)
@@ -220,7 +213,7 @@ def test_node_zygote_and_children_killed_in_turn_cost_a_job_nothing(home: Home, 
         job.wait_for_calls(dice.randrange(20, 80))
         if kind == "child":
             victim = dice.choice(sorted(children(home)) or [0])
-            if victim and alive(victim):
+            if victim and lives(victim):
                 lost.add(victim)
                 os.kill(victim, signal.SIGKILL)
         elif kind in home.processes():
@@ -297,7 +290,7 @@ def test_calls_of_a_killed_client_stop_within_15_seconds(
     client.kill()
     client.wait()
     pids = pids_in(ledger)
-    wait_until(lambda: not any(map(alive, pids)), 15, "the end of the calls")
+    wait_until(lambda: not any(map(lives, pids)), 15, "the end of the calls")
     begun = len(ledger.entries())
     Job(ledger, 20).check(set())
     assert len(ledger.entries()) == begun + 20, "no call of the dead client has begun since"
@@ -314,7 +307,7 @@ def test_the_job_of_a_living_client_does_not_notice_the_death_of_another(
     client.kill()
     job.check(set())
     pids = pids_in(other)
-    wait_until(lambda: not any(map(alive, pids)), 15, "the end of the calls of the dead client")
+    wait_until(lambda: not any(map(lives, pids)), 15, "the end of the calls of the dead client")
 
 
 # a node that hangs ----------------------------------------------------------------------------------------------------
@@ -383,4 +376,4 @@ def test_calls_of_a_node_that_hangs_run_on_another_and_its_late_reports_are_drop
     assert not job.over
     finish.touch()
     job.check(lost)
-    wait_until(lambda: not any(map(alive, {pid for _, pid in job.runs()})), 15, "the end of all children")
+    wait_until(lambda: not any(map(lives, {pid for _, pid in job.runs()})), 15, "the end of all children")

@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
 
 from burla import remote_parallel_map
-from tests.conftest import Home, Ledger, Scripts, cluster_processes, process_kind, wait_until
+from tests.conftest import Home, Ledger, Scripts, cluster_processes, lives, process_kind, wait_until
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 STOPPED_S = 5  # promised: from the signal to the end of the calls
@@ -55,14 +54,7 @@ def pids(ledger: Ledger, word: str = "running") -> list[int]:
 def ended(numbers: list[int]) -> bool:
     """Whether none of these processes lives; each must have been noted, so that this can fail."""
     assert numbers
-    return not any(map(_lives, numbers))
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return not any(map(lives, numbers))
 
 
 def wait_for_calls(ledger: Ledger, count: int = 2, word: str = "running") -> list[int]:

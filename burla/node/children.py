@@ -45,6 +45,8 @@ class Child:
         self.pid: int | None = None
         # its wait status; None: it was ended with the zygote, so by no call of its own
         self.ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        # nothing that its calls started lives any more; done too when the zygote is gone, which alone would know
+        self.cleared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.peak_bytes = 0  # the most memory that it had, once it has ended
         self.group: CallGroup | None = None  # where the kernel keeps it within its limit
         self._nursery = nursery
@@ -200,6 +202,7 @@ class Nursery:
         self._interpreter = interpreter
         self._ready: collections.deque[Child] = collections.deque()
         self._children: dict[int, Child] = {}
+        self._uncleared: dict[int, Child] = {}  # they have ended, and may have left something that lives
         self._zygote: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._reader: asyncio.StreamReader | None = None
@@ -254,6 +257,9 @@ class Nursery:
         await self._zygote_ended()
 
     def _heard(self, kind: bytes, number: int, value: int, peak_bytes: int) -> None:
+        if kind == zygote.CLEARED:
+            self._uncleared.pop(number).cleared.set_result(None)
+            return
         child = self._children.get(number)
         if child is None:
             return
@@ -261,6 +267,7 @@ class Nursery:
             child.started(value)
             return
         del self._children[number]
+        self._uncleared[number] = child
         if child in self._ready:  # killed by somebody before it had a job
             self._ready.remove(child)
             child.close()
@@ -279,6 +286,9 @@ class Nursery:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(child.pid, signal.SIGKILL)
             self._heard_lost(child)
+        for child in self._uncleared.values():
+            child.cleared.set_result(None)
+        self._uncleared.clear()
         self._ready.clear()
         if not self._closing:
             log.warning("the zygote ended; starting another")
@@ -289,6 +299,7 @@ class Nursery:
         self._children.pop(child.number, None)
         if not child.ended.done():
             child.ended.set_result(None)
+        child.cleared.set_result(None)
         if child in self._ready:
             child.close()
 

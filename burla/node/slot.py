@@ -235,6 +235,7 @@ class Slot:
         await child.ended
         child.close()
         if gpu is not None:
+            await child.cleared  # a process that the call has started may have the GPU too
             await gone(child.pid)
             self._node.gpus.give_back(gpu)
 

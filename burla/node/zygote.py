@@ -5,6 +5,7 @@ ends what that child left behind (its process group, and the orphans it is the r
 
     node ──► fork: number, secret, 5 descriptors │ signal: number, signal
     node ◄── started: number, pid │ ended: number, wait status, most memory that it had
+             cleared: number; nothing that it started lives any more
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from burla.node import stdio
 
 SECRET_BYTES = 16
 REQUEST = struct.Struct(f"<cQq{SECRET_BYTES}s")  # b"F" or b"S", number, signal, secret
-REPLY = struct.Struct("<cQqQ")  # b"S" or b"E", number, pid or wait status, bytes
-FORK, SIGNAL, STARTED, ENDED = b"F", b"S", b"S", b"E"
+REPLY = struct.Struct("<cQqQ")  # b"S", b"E" or b"C", number, pid or wait status, bytes
+FORK, SIGNAL, STARTED, ENDED, CLEARED = b"F", b"S", b"S", b"E", b"C"
 SESSION_TRIES, SESSION_AGAIN_S = 50, 0.05
 UNBORN_STATUS = 71 << 8  # as of a process that exits with 71, EX_OSERR
+NOBODY = 0  # no child has this number
 CHILD_VARIABLE = "BURLA_CHILD"  # tells whose subprocess an orphan was
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -46,6 +48,10 @@ class Zygote:
         self._node = node
         self._niceness = niceness
         self._pids: dict[int, int] = {}  # number → pid
+        self._ended: set[int] = set()  # children whose processes may not all be dead
+        self._dying: dict[
+            int, int
+        ] = {}  # pid of an orphan that was ended → whose it was; asked later, it does not tell
         self._wake, wake_write = socket.socketpair()
         self._wake.setblocking(False)
         wake_write.setblocking(False)
@@ -89,7 +95,7 @@ class Zygote:
         except OSError:  # no room for a process: this child ends unborn, the others go on
             for fd in fds:
                 os.close(fd)
-            self._node.sendall(REPLY.pack(ENDED, number, UNBORN_STATUS, 0))
+            self._node.sendall(REPLY.pack(ENDED, number, UNBORN_STATUS, 0) + REPLY.pack(CLEARED, number, 0, 0))
             return
         if pid == 0:
             try:
@@ -137,35 +143,53 @@ class Zygote:
                 if sys.platform != "linux":
                     _kill_group(pid, signal.SIGKILL)
                 del self._pids[number]
+                self._ended.add(number)
                 self._node.sendall(REPLY.pack(ENDED, number, status, usage.ru_maxrss * MAXRSS_BYTES))
         if sys.platform == "linux":
-            self._end_orphans()
+            while self._end_orphans():  # what those that ended had started was adopted meanwhile
+                pass
+        self._tell_cleared()
 
-    def _end_orphans(self) -> None:
-        """End adopted processes whose child is gone; collect those that ended."""
+    def _end_orphans(self) -> bool:
+        """End adopted processes whose child is gone; collect those that ended, and return whether there were any."""
         known = set(self._pids.values())
         try:
             pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
         except FileNotFoundError:
-            return  # a kernel without it: what leaves its child's process group stays
-        for text in pids:
+            return False  # a kernel without it: what leaves its child's process group stays
+        collected = False
+        for text in pids:  # none is missed: only this process takes any off the list
             pid = int(text)
             if pid in known:
                 continue
             with contextlib.suppress(ChildProcessError, ProcessLookupError, PermissionError):
-                if os.waitpid(pid, os.WNOHANG)[0] == 0 and _owner(pid) not in self._pids:
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    self._dying.pop(pid, None)
+                    collected = True
+                elif pid not in self._dying and (owner := _owner(pid)) not in self._pids:
+                    self._dying[pid] = owner
                     os.kill(pid, signal.SIGKILL)  # its end wakes us again, to collect it
+        return collected
+
+    def _tell_cleared(self) -> None:
+        """Tell of children that have left nothing alive."""
+        dying = set(self._dying.values())
+        if NOBODY in dying:
+            return  # whosever it was
+        for number in self._ended - dying:
+            self._ended.remove(number)
+            self._node.sendall(REPLY.pack(CLEARED, number, 0, 0))
 
 
 def _owner(pid: int) -> int:
-    """Return the number of the child in whose environment a process was started, or -1."""
+    """Return the number of the child in whose environment a process was started, or NOBODY."""
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return -1
+        return NOBODY
     prefix = f"{CHILD_VARIABLE}=".encode()
     numbers = [entry[len(prefix) :] for entry in environ if entry.startswith(prefix)]
-    return int(numbers[0]) if numbers and numbers[0].isdigit() else -1
+    return int(numbers[0]) if numbers and numbers[0].isdigit() else NOBODY
 
 
 def _weigh_session(niceness: int) -> None:

@@ -23,6 +23,7 @@ from tests.faults.memory_limit import limited, start_cluster
 LIMIT_BYTES = 1_300_000_000
 FITS_MB = 600  # alone, with head and node beside it
 TOO_BIG_MB = 1_600
+LONGEST_S = 8.0  # parallelism comes back after 5 s without want
 
 
 def hold(size_mb: int, seconds: float) -> int:
@@ -46,7 +47,8 @@ def random_run(dice: random.Random) -> list[str]:
             if dice.random() < 0.05:
                 sizes[index] = TOO_BIG_MB
         seconds = dice.choice([0.0, 0.05, 0.3])
-        inputs = [(size, seconds) for size in sizes]
+        long = [dice.random() < 0.03 for _ in sizes]
+        inputs = [(size, dice.uniform(1, LONGEST_S) if one else seconds) for size, one in zip(sizes, long, strict=True)]
         ram = 1 if fixed and number else "dynamic"
         jobs.append((sizes, burla.submit(hold, inputs, func_ram=ram, on_error="continue")))
     wrong = []

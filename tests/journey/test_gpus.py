@@ -135,6 +135,49 @@ def test_a_gpu_of_a_slot_that_is_given_up_is_free_only_when_its_process_is_dead(
     assert len(seen) == 200 and not shared(ledger)
 
 
+def test_a_gpu_is_given_on_when_what_the_call_has_started_is_dead_too(ledger: Ledger):
+    """A chain of processes, each in a session of its own: each is found only when the one before it has ended."""
+    write, folder = ledger.writer(), str(ledger.path.parent)
+
+    def call(x: int) -> None:
+        import fcntl
+        import os
+        import signal
+        import sys
+        import time
+
+        gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+        locked = sys.__dict__.setdefault("locked_gpus", {})
+        if gpu not in locked:
+            locked[gpu] = os.open(f"{folder}/{gpu}", os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(locked[gpu], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                write(f"shared by {x}")
+        if x > 0:
+            time.sleep(0.2)  # the others keep theirs meanwhile, so that the next process gets the same
+            return
+        reading, writing = os.pipe()
+        if os.fork():
+            os.read(reading, 1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.dup2(writing, 0)
+        os.dup2(locked[gpu], 1)
+        os.closerange(2, 4096)  # nobody hears of the call's end from who holds these
+        for _ in range(60):
+            os.setsid()
+            if os.fork():
+                break
+        else:
+            os.write(0, b".")
+        time.sleep(60)
+        os._exit(0)
+
+    job = burla.submit(call, range(40), func_gpu="any", on_error="continue", detach=False)
+    job.wait()
+    assert job.progress.failed == 1 and not shared(ledger)
+
+
 def test_a_call_sees_its_gpu_before_anything_is_imported_and_so_do_its_processes(tmp_path: Path):
     (tmp_path / "looks_at_import.py").write_text(
         "import os\nseen = os.environ['CUDA_VISIBLE_DEVICES'], os.environ['CUDA_DEVICE_ORDER']\n"

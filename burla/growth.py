@@ -97,9 +97,9 @@ async def _grow(cluster: CloudCluster, job: _Job, ordered: Callable[[], None]) -
 
 @dataclass(frozen=True, slots=True)
 class GrowthPlan:
-    """What `grow=True` would boot now for a call. `orders`: kinds of machines; `slots`: calls that run there already.
+    """What `grow=True` would boot for a call. `orders`: kinds of machines; `slots`: calls that run there already.
 
-    Shows in words.
+    `stepwise`: the first of them at once, the others when it is known how long calls take. Shows in words.
     """
 
     cluster: str
@@ -107,6 +107,7 @@ class GrowthPlan:
     slots: int
     orders: tuple[Order, ...]
     spot: bool
+    stepwise: bool
 
     @property
     def usd_per_hour(self) -> float:
@@ -120,7 +121,8 @@ class GrowthPlan:
         lines += [f"  {order}" for order in self.orders]
         price = f"{sum(order.cpus for order in self.orders):,} CPUs, ${self.usd_per_hour:,.2f} an hour"
         noted = f"list price on demand of {NOTED}" + ("; spot machines cost less" if self.spot else "")
-        return "\n".join([*lines, f"together {price} ({noted}); fewer if calls turn out to be short."])
+        first = f"at first for {planning.FIRST_SLOTS} calls at once; " if self.stepwise else ""
+        return "\n".join([*lines, f"together {price} ({noted}); {first}fewer if calls turn out to be short."])
 
     __repr__ = __str__
 
@@ -170,4 +172,4 @@ def planned(wanted: options.Options, inputs: int) -> GrowthPlan:
     if lacking and not capacity:
         raise InvalidValue(f"the catalogue has no machine of {cluster.cloud} on which a call fits. Ask for less.")
     orders = planning.plan(lacking, capacity, config.grow_max_cpus() - need.cpus)
-    return GrowthPlan(cluster.name, inputs, slots, tuple(orders), cluster.spot)
+    return GrowthPlan(cluster.name, inputs, slots, tuple(orders), cluster.spot, slots + lacking > planning.FIRST_SLOTS)

@@ -56,6 +56,7 @@ class Growth:
         self._refused: dict[str, str] = {}  # machine → why
         self._ours: dict[str, Machine] = {}  # nodes that we have booted, by name, until they have joined
         self._waits: set[asyncio.Task[None]] = set()
+        self._room_since: float | None = None
         self._capped = False
         self._failures = 0  # orders, one after the other, of which no machine became a node
         self._failed = ""  # why
@@ -81,7 +82,10 @@ class Growth:
 
     async def _order(self, need: Need) -> bool:
         """Boot what the job lacks. Return False if another process is changing the cluster. Raises _NothingLeft."""
-        if not planning.lacking(need, sum(planning.slots_at(node, need) for node in need.nodes)):
+        slots = sum(planning.slots_at(node, need) for node in need.nodes)
+        if slots and self._room_since is None:
+            self._room_since = time.monotonic()
+        if not self._lacking(need, slots):
             return True  # the usual case asks the cloud nothing
         try:
             with record.changing(self._cluster.name):
@@ -98,6 +102,10 @@ class Growth:
             return False
         return True
 
+    def _lacking(self, need: Need, slots: int) -> int:
+        since = self._room_since
+        return planning.lacking(need, slots, 0.0 if since is None else time.monotonic() - since)
+
     async def _plan(self, need: Need) -> list[Order]:
         """Return what to boot now. Raises _NothingLeft."""
         one = self._cluster
@@ -106,7 +114,7 @@ class Growth:
         slots = sum(planning.slots_at(node, need) for node in need.nodes)
         call_bytes = planning.room_per_call(need, usual)
         slots += sum(planning.slots_on(machine, need, call_bytes) for machine in booting)
-        lacking = planning.lacking(need, slots)
+        lacking = self._lacking(need, slots)
         if not lacking:
             return []
         if self._failures >= MOST_FAILURES and not booting:

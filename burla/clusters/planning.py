@@ -1,8 +1,9 @@
 """Decides which machines are booted for a job beside what its cluster has: pure.
 
 To finish soonest without waste: a slot for every input that would still wait when a machine that is ordered now comes,
-but none that would then have less than a minute to do. How long calls take counts as soon as it is known; before, they
-are taken to be long. Calls are packed: of the machines on which one fits, those that cost least for what is used.
+but none that would then have less than a minute to do. How long calls take counts as soon as it is known. Before, a
+first step is made, and where none is done after a while, they are taken to be long. Calls are packed: of the machines
+on which one fits, those that cost least for what is used.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from burla.protocol import ANY_GPU, Need, NodeOffer
 
 BOOT_S = 150.0  # until a machine that is ordered runs calls
 WORTH_S = 60.0  # work that a slot must find then
+FIRST_SLOTS = 256  # at most, as long as nobody knows whether calls are short
+LONG_S = 30.0  # where calls have run for so long and none is done, they are long
 MOST_CPUS = 32  # of a machine, if the price is the same: larger ones are seldom to be had, and idle in larger pieces
 DEAR = 4.0
 MARGIN = 1.1  # the next call may be a little larger than the largest so far
@@ -78,11 +81,14 @@ def slots_on(machine: Machine, need: Need, call_bytes: int) -> int:
     return min(slots, machine.gpus) if need.func_gpu is not None else slots
 
 
-def lacking(need: Need, slots: int) -> int:
-    """Return how many more calls at once the job is worth, which has so many slots, or soon will."""
+def lacking(need: Need, slots: int, running_s: float = math.inf) -> int:
+    """Return how many more calls at once the job is worth, which has so many slots, or soon will.
+
+    `running_s`: for how long there has been room for calls.
+    """
     limit = min(need.unfinished, need.max_parallelism or need.unfinished)
     if need.call_s is None:
-        return max(0, limit - slots)
+        return max(0, min(limit, FIRST_SLOTS if running_s < LONG_S else limit) - slots)
     begun = slots * (math.floor(BOOT_S / need.call_s) + 1)  # by the time that a new machine is there
     waiting = max(0, need.unfinished - begun)
     worth = math.ceil(waiting * need.call_s / WORTH_S) - slots

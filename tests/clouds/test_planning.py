@@ -65,6 +65,18 @@ def test_calls_that_are_short_need_fewer_machines_or_none():
     assert lacking(Need(unfinished=10, call_s=1000.0, max_parallelism=5), 4) == 1
 
 
+def test_as_long_as_nobody_knows_how_long_calls_take_a_first_step_is_made():
+    """A million calls of a millisecond need no machine; if none is done after a while, they are long."""
+    need = Need(unfinished=1_000_000)
+    assert lacking(need, 0, running_s=0) == planning.FIRST_SLOTS
+    assert lacking(need, 200, running_s=planning.LONG_S - 1) == planning.FIRST_SLOTS - 200
+    assert lacking(need, planning.FIRST_SLOTS, running_s=0) == 0
+    assert lacking(need, 200, running_s=planning.LONG_S) == lacking(need, 200) == 999_800
+    assert lacking(replace(need, call_s=0.001), 200, running_s=1) == 0
+    assert lacking(replace(need, max_parallelism=50), 0, running_s=0) == 50
+    assert lacking(replace(need, call_s=100.0), 200, running_s=1) > 10_000
+
+
 def test_the_limit_of_cpus_is_kept_with_smaller_machines():
     assert _orders(Need(unfinished=100), cpus_left=37) == {"m7i.8xlarge": 1, "m7i.xlarge": 1}
     assert _orders(Need(unfinished=100), cpus_left=0) == {}

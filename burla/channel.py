@@ -18,6 +18,7 @@ from burla.errors import BurlaError
 
 log = logging.getLogger(__name__)
 
+BUFFER_BYTES = 1 << 20  # of a stream
 WAITING_FRAMES = 16  # written later than asked for; beyond this, who sends has to wait
 _TELL, _ASK, _REPLY, _REFUSE = range(4)
 Handler = Callable[[Any], Awaitable[Any]]
@@ -75,6 +76,11 @@ class StreamTransport:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
         self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def open(cls, path: str) -> StreamTransport:
+        """Connect to a Unix socket. Raises OSError if nobody listens there."""
+        return cls(*await asyncio.open_unix_connection(path, limit=BUFFER_BYTES))
 
     async def read(self) -> bytes:
         try:

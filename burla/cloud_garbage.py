@@ -47,6 +47,8 @@ class CloudGarbage:
         ]
         return text_table(COLUMNS, rows)
 
+    __repr__ = __str__
+
 
 def _ago(one: Orphan) -> str:
     hours = one.expired_for_s / 3600

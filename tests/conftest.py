@@ -93,11 +93,11 @@ def own_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
 
 
 @contextlib.contextmanager
-def home(patch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(patch: pytest.MonkeyPatch, prefix: str = "burla-test-") -> Iterator[Path]:
     """Have a BURLA_HOME of one's own; at the end no process of its cluster may be left."""
     from burla.client import current
 
-    path = Path(tempfile.mkdtemp(prefix="burla-test-"))
+    path = Path(tempfile.mkdtemp(prefix=prefix))
     current.forget()
     patch.setenv("BURLA_HOME", str(path))
     try:

@@ -22,7 +22,7 @@ from burla import protocol
 from burla.channel import Channel, ChannelClosed, CommTransport, StreamTransport, Transport
 from burla.clusters import local
 from burla.clusters.rpc import ask, connect
-from burla.clusters.security import load_security
+from burla.clusters.security import FOLDER, check_keys, load_security
 from burla.config import CLIENT_LEASE_S
 from burla.errors import BurlaError, ClusterError, ClusterLost, UnknownJob
 from burla.protocol import HEAD_KEY, PROTOCOL_VERSION, STREAM_OP, Beat, Delete, Goodbye, Hello, Welcome
@@ -87,7 +87,7 @@ class LocalTarget:
 
     def __init__(self) -> None:
         self._folder = local.folder()  # of now: a host name, or BURLA_HOME, may change
-        self._security = load_security(self._folder)
+        check_keys(self._folder / FOLDER)
 
     @property
     def key(self) -> str:
@@ -99,7 +99,12 @@ class LocalTarget:
             if self.lost() or time.monotonic() > until:
                 raise ChannelClosed("the local cluster has ended")
             await asyncio.sleep(POLL_S)  # the head is about to come back
-        return await DaskTarget(ready.address, self._security).open()
+        if ready.socket:  # in a folder of this user alone, so it needs no keys; nor does this process need Dask
+            try:
+                return await StreamTransport.open(ready.socket)
+            except OSError as error:
+                raise ChannelClosed(f"the head of the local cluster does not answer: {error}") from error
+        return await DaskTarget(ready.address, load_security(self._folder)).open()
 
     def lost(self) -> bool:
         """Whether no supervisor lives, which would start the head again."""

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from burla import protocol
 from burla.client import choice, running
 from burla.client.connection import Connection, DaskTarget, LocalTarget, NestedTarget, Target
-from burla.client.signals import import_whole
 from burla.clusters import local
 from burla.clusters.borrowed import prepare
 from burla.clusters.supervisor import Ready
@@ -129,7 +128,6 @@ def _local(say: Callable[[str], None]) -> Connection:
     until = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < until:  # it may end, idle, in the moment it is found, or its head come back elsewhere
         started = _starting = local.start() or _starting
-        import_whole("distributed")  # while the cluster comes up
         ready = local.wait(started)
         if ready is None:  # it was ending when it was found
             continue

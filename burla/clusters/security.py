@@ -37,7 +37,7 @@ def create_keys(folder: Path, files: Mapping[str, bytes] | None = None) -> None:
     """
     keys = private_folder(folder) / FOLDER
     if os.path.lexists(keys):
-        _check_keys(keys)
+        check_keys(keys)
         return
     made = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=folder))
     try:
@@ -47,7 +47,7 @@ def create_keys(folder: Path, files: Mapping[str, bytes] | None = None) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        _check_keys(keys)  # another process was faster
+        check_keys(keys)  # another process was faster
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
@@ -57,7 +57,7 @@ def load_security(folder: Path) -> Security:
     from distributed import Security
 
     keys = folder / FOLDER
-    _check_keys(keys)
+    check_keys(keys)
     cert, key = str(keys / CERT), str(keys / KEY)
     security = Security(
         require_encryption=True,
@@ -120,7 +120,8 @@ def check_private(path: Path) -> None:
         )
 
 
-def _check_keys(keys: Path) -> None:
+def check_keys(keys: Path) -> None:
+    """Raise UnsafeFiles unless the keys of a cluster are there, and nobody else can get at them."""
     try:
         for path in (keys.parent, keys, *(keys / name for name in (CA, CERT, KEY))):
             check_private(path)

@@ -32,6 +32,8 @@ log = logging.getLogger("burla.supervisor")
 
 HOST = "127.0.0.1"
 READY_FILE = "ready.json"
+SOCKET_FILE = "head.sock"
+SOCKET_BYTES = 100  # of a path, at most: macOS takes 103, Linux 107
 IDLE_EXIT = 0  # of the head: it ended on purpose
 PORT_TAKEN = 98
 REFUSED = 78  # of a head that will not start, however often it is tried
@@ -62,9 +64,13 @@ DASK_SETTINGS = {
 
 @dataclass(frozen=True)
 class Ready:
-    """What the ready file says; written by rename once the head listens, gone when the head is."""
+    """What the ready file says; written by rename once the head listens, gone when the head is.
+
+    `socket`: the path of a Unix socket at which the head listens too; empty if there is none.
+    """
 
     address: str
+    socket: str
     source: str  # which burla and Python it is
     pid: int  # of the supervisor
     cpus: int
@@ -98,6 +104,8 @@ class Supervisor:
         self._lifeline, self._our_end = os.pipe()
         self._stop = False
         self._children = os.path.join(folder, "work")
+        socket = folder / SOCKET_FILE
+        self._socket = socket if len(os.fsencode(socket)) <= SOCKET_BYTES else None
 
     def run(self) -> None:
         """Supervise until the head is idle or a signal comes; then nothing of the cluster is left."""
@@ -212,8 +220,16 @@ class Supervisor:
             os.write(told, address.encode())
             os.close(told)
 
-        fresh = self._heads == 1  # of the nodes that a former supervisor had, none is left
-        await run_head(HOST, self._port, load_security(self._folder), self._folder, self._idle_after_s, ready, fresh)
+        await run_head(
+            HOST,
+            self._port,
+            load_security(self._folder),
+            self._folder,
+            self._idle_after_s,
+            ready,
+            fresh=self._heads == 1,  # of the nodes that a former supervisor had, none is left
+            socket=self._socket,
+        )
 
     async def _node(self) -> None:
         from burla.clusters.security import load_security
@@ -223,17 +239,24 @@ class Supervisor:
             ready = read_ready(self._folder)
             return ready.address if ready else None
 
+        def socket() -> str:
+            ready = read_ready(self._folder)
+            return ready.socket if ready else ""
+
         offer = await describe(f"local-{secrets.token_hex(8)}", self._cpus)
-        await run_node(address, load_security(self._folder), HOST, offer, self._children)
+        await run_node(address, load_security(self._folder), HOST, offer, self._children, socket=socket)
 
     def _write_ready(self, address: str) -> None:
-        ready = Ready(address, self._source, os.getpid(), self._cpus, self._idle_after_s)
+        socket = str(self._socket) if self._socket is not None and self._socket.exists() else ""
+        ready = Ready(address, socket, self._source, os.getpid(), self._cpus, self._idle_after_s)
         new = self._folder / f"{READY_FILE}.new"
         new.write_text(json.dumps(asdict(ready)))
         new.rename(self._folder / READY_FILE)
 
     def _unlink_ready(self) -> None:
         (self._folder / READY_FILE).unlink(missing_ok=True)
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
 
     def _end_all(self) -> None:
         """Ask head and node to end, and see to it that they do."""

@@ -28,10 +28,14 @@ async def run_head(
     ready: Callable[[str], None],
     fresh: bool,
     plugin: type[HeadPlugin] = HeadPlugin,
+    socket: Path | None = None,
 ) -> None:
-    """Serve at `host` until idle or told to stop; call `ready` with the address. Raises OSError: the port is taken."""
+    """Serve at `host` until idle or told to stop; call `ready` with the address. Raises OSError: the port is taken.
+
+    `socket`: a path at which processes of this machine may reach it too, without TLS: who may is for its folder to say.
+    """
     stopped = asyncio.Event()
-    installed = plugin(folder, idle_after_s, stopped.set, fresh)
+    installed = plugin(folder, idle_after_s, stopped.set, fresh, socket)
     scheduler = QuietScheduler(host=host, port=port, security=security, dashboard=False, plugins=[installed])
     async with scheduler:
         ready(scheduler.address)

@@ -13,7 +13,7 @@ from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.pickle import dumps
 
-from burla.channel import CommTransport
+from burla.channel import BUFFER_BYTES, CommTransport, StreamTransport, Transport
 from burla.head.connections import Connection, Service
 from burla.head.head import Head
 from burla.head.leases import LeaseTasks
@@ -33,7 +33,7 @@ class HeadPlugin(SchedulerPlugin):
     """Makes our own scheduler a head, whose store is in `folder`.
 
     After `idle_after_s` without unfinished jobs, and when told to, `stop` is called. `fresh`: no node of before can
-    come back.
+    come back. `socket`: see `run_head`.
     """
 
     name = HEAD_KEY
@@ -45,8 +45,11 @@ class HeadPlugin(SchedulerPlugin):
         idle_after_s: float | None = None,
         stop: Callable[[], None] = lambda: None,
         fresh: bool = True,
+        socket: Path | None = None,
     ):
         self._folder = folder
+        self._socket = socket
+        self._listening: asyncio.Server | None = None
         self._fresh = fresh
         self._idle_after_s = idle_after_s
         self._watching: asyncio.Future[None] | None = None  # once it has started
@@ -70,6 +73,8 @@ class HeadPlugin(SchedulerPlugin):
         self._service = Service(head, self._idle_after_s, self._stop, self._supervised)
         self._watching = asyncio.ensure_future(self._service.watch())
         scheduler.handlers[STREAM_OP] = self._stream
+        if self._socket is not None:
+            await self._listen(self._socket)
         await self._install(scheduler)
         self._sign(scheduler)
 
@@ -82,11 +87,25 @@ class HeadPlugin(SchedulerPlugin):
         plugin = NodePlugin()
         await scheduler.register_worker_plugin(None, dumps(plugin), name=plugin.name, idempotent=True)
 
+    async def _listen(self, path: Path) -> None:
+        path.unlink(missing_ok=True)  # of a head that was killed
+        try:
+            self._listening = await asyncio.start_unix_server(self._local_stream, path, limit=BUFFER_BYTES)
+            path.chmod(0o600)
+        except OSError as error:  # a file system without sockets
+            log.warning("no socket at %s: %s", path, error)
+
     async def _stream(self, comm: Any) -> None:
+        await self._serve(CommTransport(comm))
+
+    async def _local_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._serve(StreamTransport(reader, writer))
+
+    async def _serve(self, transport: Transport) -> None:
         if self._service.over:
-            comm.abort()
-            return
-        await Connection(self._service, CommTransport(comm)).run()
+            transport.abort()
+        else:
+            await Connection(self._service, transport).run()
 
     async def _end(self, only_if_idle: bool) -> list[str]:
         """End the head, unless it is busy; plain types, so that another version can ask for it."""
@@ -114,6 +133,8 @@ class HeadPlugin(SchedulerPlugin):
         """The scheduler ends."""
         if self._watching is not None:
             self._watching.cancel()
+            if self._listening is not None:
+                self._listening.close()
             self._service.hang_up()
             await self._tasks.close()
             self._store.close()

@@ -30,7 +30,20 @@ from typing import Any, BinaryIO
 from burla import protocol, serialize
 from burla.errors import BurlaError
 from burla.node import elsewhere, shared, stdio
-from burla.protocol import STDERR, STDOUT, TIME_BOX_S, Early, Failure, Piece, Prepare, Report, Results, Run
+from burla.protocol import (
+    STDERR,
+    STDOUT,
+    TIME_BOX_S,
+    CallContext,
+    Early,
+    Failure,
+    Piece,
+    Prepare,
+    Report,
+    Results,
+    Run,
+    Variables,
+)
 
 # from here on, asking the kernel whether C code or a subprocess wrote costs nothing to speak of
 SLOW_CALL_NS = 1_000_000
@@ -70,8 +83,17 @@ class Surroundings:
     them after each of a million calls would cost more than the calls.
     """
 
-    def __init__(self, prepare: Prepare, streams: tuple[Stream, Stream]):
+    def __init__(self, streams: tuple[Stream, Stream]):
         self._streams = streams
+        self._environ: dict[str, str] = {}
+        self._cwd = -1
+        self.changed = self.forked = False
+        os.register_at_fork(after_in_child=self._note_fork)
+        for name in ("chdir", "fchdir", "putenv", "unsetenv"):
+            setattr(os, name, self._noting(getattr(os, name)))
+
+    def become(self, prepare: Prepare) -> None:
+        """Make them those of a job. Raises OSError: there is no such working directory."""
         os.environ.clear()
         os.environ.update(prepare.context.environ)
         os.environ.update(prepare.environ.values)
@@ -81,11 +103,10 @@ class Surroundings:
         if prepare.cpus and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, prepare.cpus)
         self._environ = dict(os.environ)
+        if self._cwd >= 0:
+            os.close(self._cwd)
         self._cwd = os.open(".", os.O_RDONLY)  # found again even if it is renamed
-        self.changed = self.forked = False
-        os.register_at_fork(after_in_child=self._note_fork)
-        for name in ("chdir", "fchdir", "putenv", "unsetenv"):
-            setattr(os, name, self._noting(getattr(os, name)))
+        self.changed = False
 
     def _note_fork(self) -> None:
         self.changed = self.forked = True
@@ -133,15 +154,15 @@ class Marks:
 class Caller:
     """Runs calls and collects what becomes of them."""
 
-    def __init__(self, prepare: Prepare, secret: bytes, memory: memoryview, send: Callable[[Any], None]):
+    def __init__(self, secret: bytes, memory: memoryview, send: Callable[[Any], None]):
         self._send = send
         self._streams = streams = Stream(STDOUT), Stream(STDERR)
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__ = streams
-        self._surroundings = Surroundings(prepare, streams)
+        self._surroundings = Surroundings(streams)
         self._marks = Marks(secret, streams)
         self._memory = memory
-        self._pickled = prepare.function
-        self._elsewhere = prepare.elsewhere
+        self._pickled = b""
+        self._elsewhere = False
         self._function: Callable[..., Any] | None = None
         self._loop: asyncio.Runner | None = None
         self._block: list[Any] = []
@@ -152,6 +173,19 @@ class Caller:
         self._ours.acquire()
         self._reporting = False
         self._running = threading.Event()
+
+    def prepare(self, prepare: Prepare) -> None:
+        """Become a child of a job. Raises OSError: there is no such working directory."""
+        self._surroundings.become(prepare)
+        self._pickled, self._function = prepare.function, None
+        self._elsewhere = prepare.elsewhere
+        self._block, self._definitions = [], {}
+
+    def rehearse(self) -> None:
+        """Do once all that the first call will: memory shared with the zygote is copied when it is first written."""
+        context = CallContext("/", dict(os.environ), tuple(sys.path))
+        self.prepare(pickle.loads(pickle.dumps(Prepare("", 0, context, Variables({}), (), pickle.dumps(abs, 5)), 5)))
+        pickle.dumps(self.run((Piece(0, False, pickle.dumps([0], 5), 0, 1),)), 5)
 
     def run(self, pieces: tuple[Piece, ...]) -> Report:
         """Run calls until the time box or the limit ends; never raises what a call raises."""
@@ -280,6 +314,8 @@ def child_main(control_fd: int, nested_fd: int, memory_fd: int, secret: bytes) -
     sys.argv = [""]
     signal.signal(signal.SIGINT, _stop)
     try:
+        caller, broken = Caller(secret, memory, functools.partial(_send, stream)), None
+        caller.rehearse()
         prepare = _receive(reader)
         if prepare is None:
             return
@@ -287,14 +323,14 @@ def child_main(control_fd: int, nested_fd: int, memory_fd: int, secret: bytes) -
             sys.meta_path.append(elsewhere.Absent(prepare.absent))
         protocol.nested = protocol.Nested(nested_fd, prepare.job, prepare.depth, os.getpid(), prepare.inherited)
         try:
-            caller, broken = Caller(prepare, secret, memory, functools.partial(_send, stream)), None
+            caller.prepare(prepare)
         except OSError as error:
-            caller, broken = None, _unprepared(prepare, error)
+            broken = _unprepared(prepare, error)
         while (run := _receive(reader)) is not None:
             assert isinstance(run, Run)
-            if caller is not None:
+            if broken is None:
                 _send(stream, caller.run(run.pieces))
-            elif broken is not None:
+            else:
                 index = run.pieces[0].start
                 failure = Failure(index, serialize.dump_exception(broken, index, strip_files=(__file__,)))
                 _send(stream, Report((), (failure,), 1, 0.0))

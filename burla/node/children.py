@@ -32,6 +32,7 @@ _numbers = itertools.count(1)  # of children; one of another zygote must not be 
 
 GRACE_S = 2.0  # between asking a call to end and ending its process
 SOCKET_BYTES = 1 << 20
+REFILL_S = 0.002  # after a child was taken: before, the fork would delay the call that it is for
 FULL_S = 0.005  # the zygote has many requests to read first
 
 
@@ -307,8 +308,7 @@ class Nursery:
         """Return a child that has run nothing yet; another is started in its place."""
         async with self._forking:
             child = self._ready.popleft() if self._ready else await self._fork()
-        # not now: the fork would delay the call that this child is for
-        asyncio.get_running_loop().call_later(0.02, lambda: self.keep(self._refill()))
+        asyncio.get_running_loop().call_later(REFILL_S, lambda: self.keep(self._refill()))
         return child
 
     async def _refill(self) -> None:

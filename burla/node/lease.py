@@ -334,7 +334,7 @@ class Lease:
         return news
 
     async def _trade(self) -> None:
-        last = -1.0
+        last = time.monotonic()  # the head has just said all that it knows
         while True:
             await self._await_news()
             self._news.clear()

@@ -52,8 +52,13 @@ async def run_node(
     offer: NodeOffer,
     folder: str,
     over: Callable[[Node, float], bool] = lambda node, now: False,
+    socket: Callable[[], str] | None = None,
 ) -> None:
-    """Serve the head at `address()`, one after the other, until `over(node, monotonic time)`, or cancelled."""
+    """Serve the head at `address()`, one after the other, until `over(node, monotonic time)`, or cancelled.
+
+    `socket`: where the head listens on this machine too, empty if it does not; see `run_head`.
+    """
+    plugin.head_socket = socket
     node = plugin.own_node = Node(offer, find_gauge())
     await node.start()
     serving = asyncio.ensure_future(_serve(address, security, host, offer, folder))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from distributed import Worker, get_worker
@@ -14,7 +15,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.worker_state_machine import SecedeEvent
 
 from burla import config
-from burla.channel import CommTransport
+from burla.channel import CommTransport, StreamTransport, Transport
 from burla.node.gpus import find_gpus
 from burla.node.memory import find_gauge
 from burla.node.node import Node
@@ -26,6 +27,7 @@ RETRY_S = 0.5
 NICENESS = 10  # of calls on a worker that somebody else runs: what it was started for comes first
 
 own_node: Node | None = None  # in a process that we started: it outlives its workers
+head_socket: Callable[[], str] | None = None  # where the head is reached on this machine, if it is
 _nodes: dict[str, Node] = {}  # of this process, by the id of their worker
 
 
@@ -70,17 +72,24 @@ class NodePlugin(WorkerPlugin):
         try:
             while True:
                 try:
-                    comm = await connect(worker.scheduler.address, **arguments)
-                    await comm.write({"op": STREAM_OP, "reply": False})
+                    transport = await _open(worker.scheduler.address, arguments)
                 except OSError as error:
                     log.info("no way to the head yet: %s", error)
                 else:
-                    await node.serve(CommTransport(comm), worker.address)
+                    await node.serve(transport, worker.address)
                 await asyncio.sleep(RETRY_S)
         finally:
             _nodes.pop(worker.id, None)
             if node is not own_node:
                 node.close()
+
+
+async def _open(address: str, arguments: dict[str, Any]) -> Transport:
+    if head_socket is not None and (path := head_socket()):
+        return await StreamTransport.open(path)
+    comm = await connect(address, **arguments)
+    await comm.write({"op": STREAM_OP, "reply": False})
+    return CommTransport(comm)
 
 
 async def hold_lease(job_id: str, key: str) -> None:

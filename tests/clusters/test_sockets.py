@@ -93,7 +93,8 @@ def test_head_and_node_listen_on_loopback_and_nobody_else_anywhere(while_a_job_r
     found = listening(while_a_job_runs)
     assert sorted(found.tcp.values()) == ["head", "node"]
     assert {host for host, _ in found.tcp} == {"127.0.0.1"}
-    assert found.udp == {} and found.unix == {}
+    assert found.udp == {} and found.unix == {str(local.folder() / "head.sock"): "head"}
+    assert stat.S_IMODE((local.folder() / "head.sock").stat().st_mode) == 0o600
 
 
 def test_the_list_of_sockets_shows_what_is_there(tmp_path: Path):
@@ -164,7 +165,7 @@ def test_old_versions_of_tls_are_refused(ports: list[int]):
 NOBODY = 65534
 # tries everything first as who started it, which also imports all that it needs; then as another user
 INTRUDER = """
-import os, sys
+import os, socket, sys
 from pathlib import Path
 from distributed import Client, Security
 
@@ -188,6 +189,7 @@ for who in ("owner", "other"):
     attempt(who, "list", lambda: len(list(folder.iterdir())))
     for name in ("keys/ca.pem", "keys/cert.pem", "keys/key.pem", "ready.json", "log.txt"):
         attempt(who, name, lambda: len((folder / name).read_bytes()))
+    attempt(who, "head.sock", lambda: socket.socket(socket.AF_UNIX).connect(str(folder / "head.sock")) or "in")
     for port in ports:
         attempt(who, "plain", into(f"tcp://127.0.0.1:{port}"))
         attempt(who, "wrong", into(f"tls://127.0.0.1:{port}", security=wrong))
@@ -225,12 +227,12 @@ def test_another_user_reads_no_key_and_runs_no_code(
     for line in done.stdout.splitlines():
         who, *rest = line.split()
         found[who].append(rest)
-    files = ["list", "keys/ca.pem", "keys/cert.pem", "keys/key.pem", "ready.json", "log.txt"]
-    assert [words[:2] for words in found["owner"][:6]] == [[name, "GOT"] for name in files], done.stderr
-    assert found["other"][:6] == [[name, "PermissionError"] for name in files]
+    files = ["list", "keys/ca.pem", "keys/cert.pem", "keys/key.pem", "ready.json", "log.txt", "head.sock"]
+    assert [words[:2] for words in found["owner"][:7]] == [[name, "GOT"] for name in files], done.stderr
+    assert found["other"][:7] == [[name, "PermissionError"] for name in files]
     for who, lines in found.items():
         refused = [
-            (name, error in ("OSError", "CommClosedError", "FatalCommClosedError")) for name, error in lines[6:-1]
+            (name, error in ("OSError", "CommClosedError", "FatalCommClosedError")) for name, error in lines[7:-1]
         ]
         assert refused == [("plain", True), ("wrong", True)] * len(ports), (who, done.stdout, done.stderr)
         assert lines[-1] == ["right", "GOT", "in"], (who, done.stderr)

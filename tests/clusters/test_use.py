@@ -177,6 +177,32 @@ def test_a_block_comes_before_use_before_the_variable_before_the_command_before_
     assert chosen() == ("local", "nothing else is chosen")
 
 
+@pytest.mark.parametrize("module", ["dask.utils", "dask.widgets", "distributed.core"])
+def test_a_signal_while_dask_is_imported_does_not_spoil_the_next_job(
+    cluster: HandStarted, scripts: Scripts, module: str
+):
+    script = scripts.run(
+        """
+        import os, signal, sys, threading, time
+        from burla import remote_parallel_map
+
+        def interrupt():
+            while sys.argv[1] not in sys.modules:
+                time.sleep(0.0001)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=interrupt).start()
+        try:
+            print(remote_parallel_map(abs, [-1]))
+        except KeyboardInterrupt:
+            print("KeyboardInterrupt", remote_parallel_map(abs, [-2]))
+        """,
+        module,
+        env=os.environ | {"BURLA_CLUSTER": cluster.address},
+    )
+    assert (script.stdout, script.stderr) == ("KeyboardInterrupt [2]\n", "")
+
+
 def test_a_block_that_fails_puts_back_what_was_there_too(cluster: HandStarted, clean: Home):
     with pytest.raises(KeyError), burla.use(cluster.address):
         raise KeyError

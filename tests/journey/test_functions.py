@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import os
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import psutil
 import pytest
 
 from burla import BurlaError, FunctionNotPicklable, FunctionTooBig, remote_parallel_map
-from tests.conftest import Home, Ledger, Scripts, wait_until
+from tests.conftest import Home, Ledger, Scripts, home, wait_until
 
 SLOTS = 2
 
@@ -280,7 +281,8 @@ def test_the_function_is_pickled_once_a_job_and_unpickled_once_a_child(ledger: L
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the bytes a process reads")
-def test_the_function_is_sent_to_a_node_once(own_home: Home):
+def test_the_function_is_sent_to_a_node_once(monkeypatch: pytest.MonkeyPatch):
+    """Read from a TLS connection, which is counted: under so long a path there can be no Unix socket."""
     weight = np.random.default_rng(1).bytes(20_000_000)
 
     def work(x: int) -> int:
@@ -289,11 +291,13 @@ def test_the_function_is_sent_to_a_node_once(own_home: Home):
         time.sleep(0.001)
         return len(weight)
 
-    assert remote_parallel_map(abs, [-1]) == [1]
-    node = own_home.processes()["node"]
-    before = node.io_counters().read_chars  # pyright: ignore[reportAttributeAccessIssue]
-    assert set(remote_parallel_map(work, range(500))) == {20_000_000}
-    read = node.io_counters().read_chars - before  # pyright: ignore[reportAttributeAccessIssue]
+    with home(monkeypatch, prefix=f"burla-test-{'long' * 25}-") as path:
+        assert remote_parallel_map(abs, [-1]) == [1]
+        assert not list(path.rglob("*.sock"))
+        node = Home(path, dict(os.environ)).processes()["node"]
+        before = node.io_counters().read_chars  # pyright: ignore[reportAttributeAccessIssue]
+        assert set(remote_parallel_map(work, range(500))) == {20_000_000}
+        read = node.io_counters().read_chars - before  # pyright: ignore[reportAttributeAccessIssue]
     assert 20_000_000 <= read < 30_000_000
 
 

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from burla import outputs
 from burla.client.connection import Connection, DaskTarget
 from burla.client.outcome import Outcome
 from burla.client.signals import interruptible
 from burla.display.progress import Progress
 from burla.display.view import Text, View
 from burla.errors import StoreDamaged
-from burla.protocol import Event, Events, Notice, Output, Results
+from burla.protocol import Event, Events, Notice, Results
 
 TICK_S = 0.1  # how often a view that ticks is updated
 
@@ -125,8 +126,8 @@ def whereabouts(job_id: str, connection: Connection) -> str:
 
 
 def _texts(events: tuple[Event, ...]) -> list[Text]:
-    written = (event for event in events if isinstance(event, Output))
+    written = itertools.chain.from_iterable(map(outputs.unpack, events))
     return [
-        Text(index, stream, b"".join([one.data for one in outputs]).decode("utf-8", "surrogateescape"))
-        for (index, stream), outputs in itertools.groupby(written, operator.attrgetter("index", "stream"))
+        Text(index, stream, b"".join([one.data for one in texts]).decode("utf-8", "surrogateescape"))
+        for (index, stream), texts in itertools.groupby(written, operator.attrgetter("index", "stream"))
     ]

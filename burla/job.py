@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
-from burla import blobs, equip, growth, serialize, views
+from burla import blobs, equip, growth, outputs, serialize, views
 from burla.client import running
 from burla.client.connection import Connection
 from burla.client.job import ClientJob, new_id
@@ -36,7 +36,6 @@ from burla.protocol import (
     GetJob,
     JobInfo,
     Kind,
-    Output,
     Payload,
     Retry,
     Snapshot,
@@ -173,9 +172,9 @@ class Job:
 
     def _logs(self, index: int | None, streams: tuple[int, ...], follow: bool) -> Iterator[LogLine]:
         for events in self._reader.batches(Kind.OUTPUT, index, follow):
-            for event in events:
-                if isinstance(event, Output) and event.stream in streams:
-                    yield from lines_of(event)
+            for one in itertools.chain.from_iterable(map(outputs.unpack, events)):
+                if one.stream in streams:
+                    yield from lines_of(one)
 
     def input(self, index: int) -> Any:
         """Return the input of call `index`. Raises IndexError, StoreDamaged."""

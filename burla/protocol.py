@@ -162,6 +162,15 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Outputs:
+    """What several calls wrote, of `start` … `stop - 1` and perhaps not all of them: see `outputs`."""
+
+    start: int
+    stop: int
+    packed: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """A sentence for the user, from the head."""
 
@@ -185,7 +194,7 @@ class Lost:
     what: str
 
 
-Event = Results | Failure | Output | Notice | Ended | Lost
+Event = Results | Failure | Output | Outputs | Notice | Ended | Lost
 
 
 class Kind(enum.IntFlag):
@@ -204,6 +213,7 @@ KIND_OF: dict[type[Event], Kind] = {
     Lost: Kind.RESULTS,
     Failure: Kind.FAILURE,
     Output: Kind.OUTPUT,
+    Outputs: Kind.OUTPUT,
     Notice: Kind.NOTICE,
     Ended: Kind.ENDED,
 }
@@ -655,7 +665,7 @@ class Trade:
 
     job: str
     # in order: what a call wrote stands before its result
-    news: tuple[Results | Failure | Crash | Evicted | Output, ...]
+    news: tuple[Results | Failure | Crash | Evicted | Output | Outputs, ...]
     handed_back: tuple[tuple[int, int], ...]  # (start, stop)
     want: int
     running: int

@@ -36,6 +36,7 @@ from burla.protocol import (
     NodeOffer,
     Notice,
     Output,
+    Outputs,
     Preparing,
     Results,
     SetSlots,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FIRST_CALLS = 16  # for each slot, before it is known how long they take; what is not begun soon can be had back
 SETTLE_S = 8.0  # a head that was started again waits so long for nodes that may still run its calls
 
 
@@ -182,7 +184,7 @@ class Dispatch:
                     self._head.apply(job, jobs.CallCrashed(node, one))
                 case Evicted():
                     self._evicted(job, node, one)
-                case Output():
+                case Output() | Outputs():
                     job.record(one)
         for start, stop in trade.handed_back:
             self._head.apply(job, jobs.HandedBack(node, start, stop))
@@ -292,6 +294,9 @@ class Dispatch:
         self._note_turn(time.monotonic())
         wishes = [self.wish(job, offers) for job in active]
         wanted = place.place(wishes, offers, held, self._lent())
+        slots_of: Counter[str] = Counter()
+        for (job_id, _), slots in wanted.items():
+            slots_of[job_id] += slots
         for (job_id, node), slots in wanted.items():
             job = self._head.jobs[job_id]
             before = job.granted.get(node, 0)
@@ -305,7 +310,8 @@ class Dispatch:
             job.granted[node] = slots
             job.leases[node] = job.leases.get(node, 0) + 1
             job.held[node] = max(before, job.held.get(node, 0))  # until the node has heard of this, and says so
-            self._tell(node, SetSlots(job_id, slots, self._slices(job, node, max(0, slots - before))))
+            first = max(1, min(FIRST_CALLS, job.core.waiting // (2 * max(1, slots_of[job_id]))))
+            self._tell(node, SetSlots(job_id, slots, self._slices(job, node, first * max(0, slots - before))))
             self._changed()
 
     def _note_turn(self, now: float) -> bool:

@@ -6,8 +6,9 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from burla import outputs
 from burla.head.limits import OutputLimits
-from burla.protocol import KIND_OF, MESSAGE_BYTES, Event, Failure, Kind, Output, Results
+from burla.protocol import KIND_OF, MESSAGE_BYTES, Event, Failure, Kind, Output, Outputs, Results
 
 if TYPE_CHECKING:
     from burla.head.store import Store
@@ -35,6 +36,10 @@ class Journal:
         match event:
             case Output():
                 for one in self._limits.admit(event):
+                    self._append(one)
+                return
+            case Outputs():
+                for one in self._limits.admit_all(event):
                     self._append(one)
                 return
             case Results(start, stop):
@@ -100,15 +105,17 @@ class Journal:
             event, event_size = self._kept[number - self._first]
             number += 1
             if KIND_OF[type(event)] & kinds and (index is None or concerns(event, index)):
-                events.append(event)
-                size += event_size
+                mine = event if index is None else outputs.about(event, index)
+                if mine is not None:
+                    events.append(mine)
+                    size += event_size
         return events, number
 
 
 def concerns(event: Event, index: int) -> bool:
     """Whether an event is about input `index`."""
     match event:
-        case Results(start, stop):
+        case Results(start, stop) | Outputs(start, stop):
             return start <= index < stop
         case Failure(one) | Output(one):
             return one == index
@@ -119,7 +126,7 @@ def concerns(event: Event, index: int) -> bool:
 def event_bytes(event: Event) -> int:
     """Return about how much memory an event takes."""
     match event:
-        case Results(payload=bytes() as data) | Failure(payload=data) | Output(data=data):
+        case Results(payload=bytes() as data) | Failure(payload=data) | Output(data=data) | Outputs(packed=data):
             return len(data) + 200
         case _:
             return 200

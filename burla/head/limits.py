@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from burla.protocol import STDERR, Output
+from burla import outputs
+from burla.protocol import STDERR, Output, Outputs
 
 CALL_BYTES = 100_000_000
 JOB_BYTES = 1_000_000_000
@@ -30,6 +31,12 @@ class OutputLimits:
             return (output,)
         self._dropped[output.index] += len(output.data) - len(data)
         return (Output(output.index, output.stream, data),) if data else ()
+
+    def admit_all(self, event: Outputs) -> tuple[Output | Outputs, ...]:
+        """Return what is to be kept of several outputs."""
+        written = list(outputs.unpack(event))
+        kept = [part for one in written for part in self.admit(one)]
+        return (event,) if len(kept) == len(written) and not self._dropped else (outputs.pack(kept),) if kept else ()
 
     def finish(self, start: int, stop: int) -> tuple[Output, ...]:
         """Forget calls that have an outcome; return a line for each that says how much of its output was dropped."""

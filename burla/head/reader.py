@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from burla import outputs
 from burla.errors import StoreDamaged
 from burla.head import records
 from burla.head.database import connect
@@ -92,8 +93,10 @@ class Reader:
         events: list[Event] = []
         size = 0
         for row in self._connection.execute(f"{_EVENT} WHERE {where} ORDER BY key", values):
-            events.append(records.load_event(row, lambda name: self._files.read(number, name)))
-            size += _event_size(events[-1])
+            event = records.load_event(row, lambda name: self._files.read(number, name))
+            size += _event_size(event)
+            if index is None or (event := outputs.about(event, index)) is not None:
+                events.append(event)
             if size >= limit_bytes:
                 return events, number_of(row[0]) + 1
         return events, number_of(last) + 1
@@ -308,5 +311,5 @@ def size_bytes(payload: Payload) -> int:
 
 
 def _event_size(event: Event) -> int:
-    payload = getattr(event, "payload", None) or getattr(event, "data", None)
+    payload = next((getattr(event, name) for name in ("payload", "data", "packed") if hasattr(event, name)), None)
     return 100 + (len(payload) if isinstance(payload, bytes) else 0)

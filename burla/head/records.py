@@ -29,6 +29,7 @@ from burla.protocol import (
     Notice,
     Origin,
     Output,
+    Outputs,
     Payload,
     Results,
 )
@@ -187,6 +188,7 @@ def facts_crc(*facts: float | str | None) -> int:
 
 # events
 
+_SEVERAL = 0  # in the place of a stream
 _STATES = tuple(JobState)  # an Ended row holds the position: never reorder
 
 
@@ -206,6 +208,8 @@ def _parts(event: Event) -> tuple[int, int, int, Payload]:
             return index, index + 1, 0, payload
         case Output(index, stream, data):
             return index, index + 1, stream, data
+        case Outputs(start, stop, packed):
+            return start, stop, _SEVERAL, packed
         case Notice(text):
             return -1, -1, 0, text.encode("utf-8", "surrogateescape")
         case Ended(state, error):
@@ -243,7 +247,7 @@ def _event(kind: int, start: int, stop: int, detail: int, payload: Payload) -> E
     if kind == Kind.FAILURE:
         return Failure(start, payload)
     if kind == Kind.OUTPUT:
-        return Output(start, detail, payload)
+        return Outputs(start, stop, payload) if detail == _SEVERAL else Output(start, detail, payload)
     if kind == Kind.NOTICE:
         return Notice(payload.decode("utf-8", "surrogateescape"))
     if kind == Kind.ENDED:

@@ -185,7 +185,7 @@ class Caller:
         """Do once all that the first call will: memory shared with the zygote is copied when it is first written."""
         context = CallContext("/", dict(os.environ), tuple(sys.path))
         self.prepare(pickle.loads(pickle.dumps(Prepare("", 0, context, Variables({}), (), pickle.dumps(abs, 5)), 5)))
-        pickle.dumps(self.run((Piece(0, False, pickle.dumps([0], 5), 0, 1),)), 5)
+        pickle.dumps(self.run((Piece(0, False, pickle.dumps([0, 0], 5), 0, 2),)), 5)
 
     def run(self, pieces: tuple[Piece, ...]) -> Report:
         """Run calls until the time box or the limit ends; never raises what a call raises."""

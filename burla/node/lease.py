@@ -51,6 +51,7 @@ WATCH_S = 1.0  # how often calls that run are looked at, and how old one is when
 BEAT_S = 0.25  # while calls wait here, the head hears of it this often, to give them to somebody else
 AHEAD_BYTES = 8_000_000  # but no more than that, however short they are
 REFUSED_S = 1.0  # before news that the head has refused are sent again
+SMALL_S = 0.002  # less work is not shared out: it would cost more than it takes
 GROWTH = 16  # a Run has at most so many times the calls of the last
 MOST_DEATHS = 3  # children that die before their first call, until that call is blamed after all
 
@@ -188,7 +189,7 @@ class Lease:
         """Take about a time box of calls; a retry runs alone, a share is left for the other slots."""
         if self._failed or not self._node.may_start:
             return []
-        share = -(-len(self._backlog) // (2 * max(1, len(self._slots))))
+        share = max(-(-len(self._backlog) // (2 * max(1, len(self._slots)))), int(self._rate * SMALL_S))
         return self._backlog.take(max(1, min(int(self._rate * TIME_BOX_S), GROWTH * slot.calls, share)))
 
     async def _run_safely(self, slot: Slot, calls: list[Slice]) -> None:

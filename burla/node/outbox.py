@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 
-from burla.protocol import MESSAGE_BYTES, Crash, Evicted, Failure, Output, Results
+from burla import outputs
+from burla.protocol import MESSAGE_BYTES, Crash, Evicted, Failure, Output, Outputs, Results
 
 LIMIT_BYTES = 4_000_000  # beyond this, calls that write more have to wait
 
-News = Results | Failure | Crash | Evicted | Output
+News = Results | Failure | Crash | Evicted | Output | Outputs
 
 
 class Outbox:
@@ -30,12 +31,22 @@ class Outbox:
         self._size_bytes += _size(one)
 
     def take(self) -> tuple[News, ...]:
-        """Return the oldest news, about as much as one message holds."""
+        """Return the oldest news, about as much as one message holds; outputs that follow each other as one."""
         taken: list[News] = []
+        written: list[Output] = []
         size = 0
         while self._news and size < MESSAGE_BYTES:
-            taken.append(self._news.popleft())
-            size += _size(taken[-1])
+            one = self._news.popleft()
+            size += _size(one)
+            if isinstance(one, Output):
+                written.append(one)
+                continue
+            if written:
+                taken.append(outputs.pack(written))
+                written = []
+            taken.append(one)
+        if written:
+            taken.append(outputs.pack(written))
         self._size_bytes -= size
         return tuple(taken)
 

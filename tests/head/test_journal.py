@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from burla import outputs
 from burla.head import journal, limits
 from burla.head.journal import Journal
 from burla.head.store import Store
@@ -133,6 +134,29 @@ def test_memory_and_store_filter_alike(tmp_path: Path, monkeypatch: pytest.Monke
             assert await read_all(job, Kind.OUTPUT, 4) == [events[6]]
             assert await read_all(job, Kind.ALL, 6) == []
             assert await job.read(0, LONG_S, Kind.ENDED, 0) == ([], 8), "none of these, and that is news"
+
+    test()
+
+
+@pytest.mark.parametrize("kept_bytes", [0, journal.KEPT_BYTES], ids=["store", "memory"])
+def test_of_outputs_of_several_calls_those_of_one_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_bytes: int
+):
+    monkeypatch.setattr(journal, "KEPT_BYTES", kept_bytes)
+
+    @in_a_loop
+    async def test() -> None:
+        async with opened(tmp_path / "store") as store:
+            job = await begun(store)
+            several = outputs.pack([out(0), out(2), Output(0, 2, b"more")])
+            for event in (several, out(0)):
+                job.append(event)
+            await store.committed()
+            await job.read(1, LONG_S, Kind.ALL, None)
+            assert await read_all(job) == [several, out(0)]
+            assert await read_all(job, Kind.OUTPUT, 0) == [outputs.pack([out(0), Output(0, 2, b"more")]), out(0)]
+            assert await read_all(job, Kind.OUTPUT, 2) == [out(2)]
+            assert await read_all(job, Kind.OUTPUT, 1) == []
 
     test()
 

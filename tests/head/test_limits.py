@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from burla import outputs
 from burla.head.limits import OutputLimits
-from burla.protocol import STDERR, STDOUT, Output
+from burla.protocol import STDERR, STDOUT, Output, Outputs
 
 
 def out(index: int, text: bytes, stream: int = STDOUT) -> Output:
@@ -27,6 +28,16 @@ def test_of_a_call_that_prints_too_much_the_beginning_is_kept_and_the_rest_count
     assert (line.index, line.stream) == (3, STDERR)
     assert b"1,003 more bytes that input 3 printed were dropped" in line.data
     assert limits.finish(0, 10) == (), "said once"
+
+
+def test_of_outputs_of_several_calls_each_is_counted_for_its_own():
+    limits = OutputLimits(call_bytes=4, job_bytes=9)
+    first = outputs.pack([out(0, b"1234"), out(1, b"123")])
+    assert isinstance(first, Outputs) and limits.admit_all(first) == (first,)
+    second = outputs.pack([out(0, b"5"), out(1, b"45"), out(2, b"12")])
+    assert isinstance(second, Outputs)
+    assert limits.admit_all(second) == (outputs.pack([out(1, b"4"), out(2, b"1")]),)
+    assert [line.index for line in limits.finish(0, 3)] == [0, 1, 2]
 
 
 def test_a_retried_call_has_its_room_again_only_after_its_outcome():

@@ -171,10 +171,11 @@ class Connection:
 
     def found_again(self) -> bool:
         """Return whether the stream is up, after a break made anew: jobs of other threads may wait on it."""
-        try:
-            self.run(self._connected())
-        except (OSError, ClusterError):
-            return False
+        if not self.alive:
+            try:
+                self.run(self._connected())
+            except (OSError, ClusterError):
+                return False
         return not self.welcome.closing
 
     @property

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, Literal, TypeVar, overload
 
-from burla import begin, follow, options, serialize, views
-from burla.client import choice, current, running
+from burla import begin, follow, lookup, options, serialize, views
+from burla.client import choice, running
 from burla.client.signals import interruptible
 from burla.display.progress import Progress
 from burla.display.terminal import PlainView
@@ -201,8 +201,7 @@ def attach(job_id: str | None = None) -> Job:
     """
     if job_id is not None and not isinstance(job_id, str):
         raise InvalidType(f"job_id={job_id!r}: it must be the id of a job, or None.")
-    connection = current.connection(PlainView().say)
-    return Job.told(connection, begin.told(connection, job_id))
+    return lookup.find(job_id, PlainView().say)[1]
 
 
 def jobs(status: str | Iterable[str] | None = None, limit: int | None = None) -> Jobs:
@@ -213,8 +212,7 @@ def jobs(status: str | Iterable[str] | None = None, limit: int | None = None) ->
     names = [status] if isinstance(status, str) else list(status or ())
     states = tuple(options.state(name) for name in names)
     most = None if limit is None else options.count("limit", limit, "None, or an integer of at least 1: jobs")
-    connection = current.connection(PlainView().say)
-    return Jobs(connection, connection.run(connection.ask_again(ListJobs(states, most))))
+    return lookup.listed(ListJobs(states, most), PlainView().say)
 
 
 def current_job() -> Job | None:

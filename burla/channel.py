@@ -101,6 +101,34 @@ class StreamTransport:
         self._writer.transport.abort()
 
 
+class QueueTransport:
+    """One end of a pair within an event loop; see `pair`."""
+
+    def __init__(self, incoming: asyncio.Queue[bytes | None], outgoing: asyncio.Queue[bytes | None]):
+        self._incoming, self._outgoing = incoming, outgoing
+
+    async def read(self) -> bytes:
+        frame = await self._incoming.get()
+        if frame is None:
+            self.abort()
+            raise ChannelClosed("closed on the other side")
+        return frame
+
+    async def write(self, frame: bytes) -> None:
+        await self._outgoing.put(frame)
+
+    def abort(self) -> None:
+        self._outgoing.put_nowait(None)
+        self._incoming.put_nowait(None)
+
+
+def pair() -> tuple[QueueTransport, QueueTransport]:
+    """Return the two ends of a stream within this event loop."""
+    there: asyncio.Queue[bytes | None] = asyncio.Queue()
+    back: asyncio.Queue[bytes | None] = asyncio.Queue()
+    return QueueTransport(back, there), QueueTransport(there, back)
+
+
 class Channel:
     """Asks, tells and answers over one transport.
 

@@ -68,6 +68,19 @@ def _add_create(actions: Any) -> None:
     create.add_argument("--spot", action="store_true", default=None, help="nodes that the cloud may take back")
     create.add_argument("--disk-gb", type=int, metavar="N", help=f"of each machine ({config.CLOUD_DISK_GB})")
     create.add_argument("--role", help="the cloud's identity that machines have, for your own data (none)")
+    create.add_argument(
+        "--store",
+        metavar="URL",
+        help="a folder that outlives machines, such as s3://bucket/results: finished results are copied there, and "
+        "read from there when the head has gone (none)",
+    )
+    create.add_argument(
+        "--keep-results-hours",
+        type=float,
+        metavar="H",
+        help="an idle head stays so long for results of a detached job that nobody has read, or that could not be "
+        f"copied to --store ({config.KEEP_RESULTS_HOURS:g}; 0: not at all)",
+    )
     create.set_defaults(run=_create)
 
 
@@ -123,6 +136,8 @@ def _create(chosen: argparse.Namespace) -> int:
         spot=chosen.spot,
         disk_gb=chosen.disk_gb,
         role=chosen.role,
+        store=chosen.store,
+        keep_results_hours=chosen.keep_results_hours,
     )
     return 0
 

@@ -31,7 +31,6 @@ def add(groups: Any) -> None:
 def _use(chosen: argparse.Namespace) -> int:
     from burla.client import choice
     from burla.clusters import registry
-    from burla.clusters.borrowed import prepare
 
     files = (chosen.tls_ca_file, chosen.tls_client_cert, chosen.tls_client_key)
     address = chosen.cluster is not None and registry.is_address(chosen.cluster)
@@ -43,7 +42,7 @@ def _use(chosen: argparse.Namespace) -> int:
             registry.entry(chosen.cluster, *files, name=chosen.name or "") if address else registry.find(chosen.cluster)
         )
         if entry is not None:
-            prepare(entry.address, entry.security())
+            choice.find(entry.address, entry.security())
             if chosen.name:
                 registry.save(entry)
         registry.keep(entry)

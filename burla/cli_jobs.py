@@ -75,11 +75,12 @@ def _positive(text: str) -> int:
 
 
 def _jobs(chosen: argparse.Namespace) -> int:
-    from burla import api
+    from burla import lookup
     from burla.display import job as display
+    from burla.protocol import JobState, ListJobs
 
-    _connect()
-    listed = api.jobs(chosen.status, chosen.limit).listed
+    states = tuple(JobState(name) for name in chosen.status or ())
+    listed = lookup.listed(ListJobs(states, chosen.limit), _say_on_stderr).listed
     if chosen.json:
         _print_json(
             {
@@ -265,19 +266,14 @@ def _delete(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _connect() -> Any:
-    from burla.client import current
-
-    return current.connection(lambda text: print(f"burla: {text}", file=sys.stderr))
+def _say_on_stderr(text: str) -> None:
+    print(f"burla: {text}", file=sys.stderr)
 
 
 def _find(job_id: str) -> tuple[JobInfo, Job]:
-    from burla import begin
-    from burla.job import Job
+    from burla import lookup
 
-    connection = _connect()
-    info = begin.told(connection, job_id)
-    return info, Job.told(connection, info)
+    return lookup.find(job_id, _say_on_stderr)
 
 
 def _facts(info: JobInfo) -> dict[str, Any]:

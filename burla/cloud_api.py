@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from burla import config, options
+from burla import bucket, config, options
 from burla.clusters import client_address, lifecycle, record, registry
 from burla.clusters.apart import run_apart
 from burla.clusters.boot import Timers
@@ -31,6 +31,8 @@ def create_cluster(
     spot: bool | None = None,
     disk_gb: int | None = None,
     role: str | None = None,
+    store: str | None = None,
+    keep_results_hours: float | None = None,
 ) -> None:
     """Boot a cluster in a cloud and keep it under a name, for `burla.use(name)`.
 
@@ -59,7 +61,13 @@ def create_cluster(
     disk_gb
         Of each machine; None: 100.
     role
-        The cloud's identity that nodes have, for the user's own data; None: none.
+        The cloud's identity that nodes have, for the user's own data; None: none. With `store`, the head has it too.
+    store
+        The URL of a folder that outlives machines, such as "s3://bucket/results": the head copies there what jobs that
+        have ended brought, and once the head has gone, they are read from there, with this process's credentials.
+    keep_results_hours
+        Without `store`, an idle head stays so long for results of a detached job that nobody has read; with it, for
+        those that could not be copied. None: 24; 0: not at all.
 
     Raises
     ------
@@ -72,7 +80,9 @@ def create_cluster(
     CloudError
         If a step fails: it says which, the cloud's own message, and what is left running.
     """
-    cluster = settings(name, cloud, region, machine, image, idle_minutes, spot, disk_gb, role)
+    cluster = settings(
+        name, cloud, region, machine, image, idle_minutes, spot, disk_gb, role, store, keep_results_hours
+    )
     count = node_count(nodes)
     run_apart(lifecycle.create(cluster, count, client_address.client_cidr(), Timers(), lifecycle.say))
     lifecycle.say(f"{name} is up: burla.use({name!r}), or: burla use {name}")
@@ -108,9 +118,19 @@ def settings(
     spot: Any,
     disk_gb: Any,
     role: Any,
+    store: Any = None,
+    keep_results_hours: Any = None,
 ) -> CloudCluster:
     """Return a cluster to be; what is None is as it was before, or the default. Raises InvalidValue, InvalidType."""
-    texts = {"name": name, "cloud": cloud, "region": region, "machine": machine, "image": image, "role": role}
+    texts = {
+        "name": name,
+        "cloud": cloud,
+        "region": region,
+        "machine": machine,
+        "image": image,
+        "role": role,
+        "store": store,
+    }
     for key, value in texts.items():
         if not isinstance(value, str) and (value is not None or key == "name"):
             raise InvalidType(f"{key}={value!r}: it must be a text.")
@@ -123,6 +143,8 @@ def settings(
         options.amount("idle_minutes", idle_minutes)
     if disk_gb is not None:
         options.count("disk_gb", disk_gb, "an integer of at least 1: GB")
+    if keep_results_hours is not None and keep_results_hours != 0:
+        options.amount("keep_results_hours", keep_results_hours)
     before = record.find(name)
     where = cloud or (before.cloud if before is not None else None)
     if where not in CLOUDS:
@@ -154,6 +176,8 @@ def settings(
         spot=before.spot if spot is None else spot,
         disk_gb=disk_gb or before.disk_gb,
         access=before.access if role is None else role,
+        store=before.store if store is None else bucket.check(store),
+        keep_results_s=before.keep_results_s if keep_results_hours is None else 3600.0 * keep_results_hours,
         address="",
         head_address="",
         network="",

@@ -46,6 +46,7 @@ class ClusterState:
             )
         if not self.status.jobs:
             lines.append(f"  no jobs; idle for {self.status.idle_for_s:.0f} s")
+        lines += [f"  {remark}" for remark in self.status.remarks]
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -16,6 +16,7 @@ NODE_LEASE_S = 20.0  # a node beats every 5 s; silent for so long, its calls run
 CLIENT_LEASE_S = 60.0  # a client that is silent for longer is given up, and its attached jobs with it
 CLOUD_IDLE_MINUTES = 10.0  # then a machine in a cloud ends
 CLOUD_DISK_GB = 100
+KEEP_RESULTS_HOURS = 24.0  # a head in a cloud stays so long for results that nobody has read
 GROWTH_S = 1200.0  # a job that grows waits so long for a machine on which its calls fit
 CLIENT_GONE_S = 5.0  # a client whose connection ended has this long to come back
 

@@ -26,6 +26,7 @@ BurlaError
     ├── UnknownCluster (LookupError)                     no cluster has this name
     ├── StoreFull                                        the head's disk is full
     ├── StoreDamaged                                     what the head had stored cannot be read any more
+    ├── StoreUnreachable                                 the bucket of finished results does not answer
     ├── StoreBusy, StoreUnknown                          the head cannot use its store
     ├── BlobBroken                                       a large value has to be sent again (handled by burla)
     ├── PythonMismatch                                   the cluster has another Python
@@ -227,6 +228,10 @@ class StoreFull(ClusterError):
 
 class StoreDamaged(ClusterError):
     """Something that the head had stored has changed or gone. Facts: `job`, and `start`, `stop` or `path`."""
+
+
+class StoreUnreachable(ClusterError):
+    """The bucket with copies of finished results (`store=`) cannot be read or written. Facts: `url`."""
 
 
 class StoreBusy(ClusterError):

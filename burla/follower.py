@@ -12,7 +12,9 @@ from burla import outputs
 from burla.client.connection import Connection, DaskTarget
 from burla.client.outcome import Outcome
 from burla.client.signals import interruptible
-from burla.display.progress import Progress
+from burla.clusters import catalog, record
+from burla.clusters.record import CloudCluster
+from burla.display.progress import Progress, usd_text
 from burla.display.view import Text, View
 from burla.errors import StoreDamaged
 from burla.protocol import Event, Events, Notice, Results
@@ -111,7 +113,10 @@ def assurance(job_id: str, connection: Connection) -> str:
 def whereabouts(job_id: str, connection: Connection) -> str:
     """Return in words where a detached job goes on, and how to come back to it."""
     target = connection.target
-    if connection.welcome.ends_with_machine:
+    cluster = record.at(target.address) if isinstance(target, DaskTarget) else None
+    if cluster is not None:
+        where = f"it goes on on the cluster {cluster.name} without this process; {_results_of(cluster)}"
+    elif connection.welcome.ends_with_machine:
         where = "it goes on until this machine stops, and continues when the cluster is next started"
     elif isinstance(target, DaskTarget) and target.scheduler_here() is not None:
         where = f"it goes on until this process ends, in which the scheduler {target.address} runs"
@@ -123,6 +128,20 @@ def whereabouts(job_id: str, connection: Connection) -> str:
     else:
         where = "it goes on without this process"
     return f"{where}. To come back: burla.attach({job_id!r})"
+
+
+def _results_of(cluster: CloudCluster) -> str:
+    """Return in words where the results of a detached job stay, and what that costs."""
+    if cluster.store:
+        return f"its results are copied to {cluster.copies}, and can be read there when the machines have ended"
+    if not cluster.keep_results_s:
+        return f"its results end with the head, {cluster.idle_s / 60:g} min after the last job"
+    kind = catalog.find(cluster.cloud, cluster.head_machine)
+    price = "price unknown" if kind is None else f"{usd_text(kind.usd_per_hour)} an hour"
+    return (
+        f"its results stay on the head ({cluster.head_machine}, {price}) until they are read, at most "
+        f"{cluster.keep_results_s / 3600:g} h after its end"
+    )
 
 
 def _texts(events: tuple[Event, ...]) -> list[Text]:

@@ -27,7 +27,7 @@ def cluster_of(connection: Connection) -> CloudCluster | None:
     target = connection.target
     if protocol.nested is not None or not isinstance(target, DaskTarget):
         return None
-    return next((one for one in record.every() if one.address and one.address == target.address), None)
+    return record.at(target.address)
 
 
 def needed_cluster(connection: Connection) -> CloudCluster:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import overload
 
-from burla.client.connection import Connection
 from burla.display import job as display
 from burla.job import Job
 from burla.protocol import JobList
@@ -19,12 +18,12 @@ class Jobs(Sequence[Job]):
     what there is to know of its store, such as damage that was found.
     """
 
-    def __init__(self, connection: Connection, listed: JobList):
+    def __init__(self, jobs: list[Job], listed: JobList):
         self.keep_s = listed.keep_s
         self.limit_bytes = listed.limit_bytes
         self.remarks = listed.remarks
         self.listed = listed
-        self._jobs = [Job.told(connection, info) for info in listed.jobs]
+        self._jobs = jobs
 
     @overload
     def __getitem__(self, index: int) -> Job: ...

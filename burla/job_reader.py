@@ -159,7 +159,7 @@ class JobReader:
         """Yield what `make` brings, as the last; with `tick_s`, before it None whenever so much time has passed."""
         while True:
             known = self.connection
-            connection = current.connection(lambda text: None) if known is None else current.reach(known.target)
+            connection = current.to_read(None if known is None else known.target)
             if known is not None:
                 known.check_same(connection)
             self.connection = connection

@@ -469,7 +469,7 @@ class JobInfo:
     snapshot: Snapshot
     created_at_s: float
     ended_at_s: float | None
-    kept_until_s: float | None  # then it is deleted; None: it has not ended
+    kept_until_s: float | None  # then it is deleted; None: it has not ended, or is a copy
     size_bytes: int  # on the head's disk, about
     events: int  # how long its journal is
 
@@ -483,6 +483,7 @@ class JobList:
     used_bytes: int
     limit_bytes: int
     remarks: tuple[str, ...]
+    copies: str = ""  # the URL where these are copies, which the cluster does not delete by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -578,6 +579,7 @@ class ClusterStatus:
     clients: int
     idle_after_s: float | None
     idle_for_s: float
+    remarks: tuple[str, ...] = ()  # for which results it stays
 
 
 # node → head ----------------------------------------------------------------------------------------------------------

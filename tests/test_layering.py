@@ -18,6 +18,7 @@ def own(*names: str) -> set[str]:
 # importer → what it may import of burla, and of other distributions at the top of a module or inside a function
 BASE = {
     "burla.blobs",
+    "burla.bucket",
     "burla.ranges",
     "burla.images",
     "burla.outputs",
@@ -41,6 +42,7 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.images": (set(), set(), set()),
     "burla.channel": (BASE, set(), set()),
     "burla.blobs": (BASE, set(), set()),
+    "burla.bucket": (BASE, set(), {"fsspec"}),
     "burla.ranges": (BASE, set(), set()),
     "burla.outputs": (BASE, set(), set()),
     "burla.configured": (BASE, set(), set()),
@@ -80,6 +82,11 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
         DASK,
         ANY,
     ),
+    "burla.clusters.machine": (
+        BASE | own("burla.clusters", "burla.head") | {"burla.node.main", "burla.node.node"},
+        DASK,
+        DASK,
+    ),
     "burla.clusters.package": ({"burla"}, set(), set()),  # its version
     "burla.clusters.carrier": (set(), {"distributed"}, set()),  # it goes to where there is nothing of ours
     "burla.clusters.bootstrap": (set(), {"distributed"}, {"distributed"}),  # so does it
@@ -88,6 +95,7 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "burla.clusters.aws_account": (BASE | own("burla.clusters"), {"aiobotocore", "dask_cloudprovider"}, ANY),
     "burla.clusters.aws_client": (BASE | own("burla.clusters"), {"aiobotocore", "botocore"}, ANY),
     "burla.client": (BASE | own("burla.client", "burla.clusters"), DASK, DASK),
+    "burla.client.copies": (BASE | own("burla.client", "burla.clusters") | {"burla.head.copied"}, set(), set()),
     "burla.client.outcome": (BASE | own("burla.client") | {"burla.environment.hints"}, set(), set()),
     "burla.growth": (BASE | own("burla.client", "burla.clusters") | {"burla.options"}, set(), set()),
     "burla.equip": (BASE | own("burla.client", "burla.environment"), set(), set()),
@@ -113,8 +121,9 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
         set(),
         set(),
     ),
+    "burla.lookup": (BASE | own("burla.client") | {"burla.begin", "burla.job", "burla.job_list"}, set(), set()),
     "burla.api": (own("burla"), ANY, ANY),
-    "burla.follower": (BASE | own("burla.client", "burla.display"), set(), set()),
+    "burla.follower": (BASE | own("burla.client", "burla.clusters", "burla.display"), set(), set()),
     "burla.follow": (BASE | own("burla.client", "burla.display") | {"burla.follower", "burla.job"}, set(), set()),
     "burla.views": (BASE | own("burla.display") | {"burla_jupyter.view"}, set(), {"IPython"}),
     "burla.known": (BASE | own("burla.client", "burla.clusters", "burla.display"), set(), set()),

@@ -45,6 +45,7 @@ ERRORS = {
     "StoreDamaged",
     "StoreFull",
     "StoreUnknown",
+    "StoreUnreachable",
     "UnknownCluster",
     "UnknownJob",
     "UnsafeFiles",

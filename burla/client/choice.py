@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -71,18 +72,38 @@ def use(cluster: Any, tls_ca_file: Any, tls_client_cert: Any, tls_client_key: An
         choice = Choice(_target_of(cluster), "burla.use")
     if choice is not None and choice.target is not None:
         check_loop(choice.target)
-        try:
-            prepare(choice.target.address, choice.target.security)
-        except OSError as error:
-            if record.find(choice.name) is None:
-                raise
-            raise ClusterLost(
-                f"{choice} does not answer: {error}. Does it still run? burla cluster status {choice.name}; to boot it "
-                f"again: burla cluster create {choice.name}"
-            ) from error
+        find(choice.target.address, choice.target.security)
     before = _used
     _set(choice)
     return Use(before)
+
+
+def find(address: str, security: Any) -> None:
+    """Prepare a cluster. Raises OSError if nobody answers; ClusterLost: one in a cloud, of whose jobs is no copy."""
+    try:
+        prepare(address, security)
+    except OSError as error:
+        cluster = record.at(address)
+        if cluster is None:
+            raise
+        if not cluster.store:
+            raise gone(address, error) from error
+        print(f"burla: {gone(address, error)}", file=sys.stderr)
+
+
+def gone(address: str, error: OSError) -> ClusterLost:
+    """Return what is said of a cluster that does not answer."""
+    cluster = record.at(address)
+    if cluster is None:
+        return ClusterLost(
+            f"{error}. If it has ended, so have the jobs that it held. burla.use('local') goes to this machine."
+        )
+    name, copies = cluster.name, cluster.copies
+    read = f". Until then, jobs that have ended are read from {copies}" if copies else ""
+    return ClusterLost(
+        f"{name} ({address}) does not answer: {error}. Does it still run? burla cluster status {name}; to boot it "
+        f"again: burla cluster create {name}{read}"
+    )
 
 
 def chosen() -> Choice:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from burla import protocol
 from burla.client import choice, running
 from burla.client.connection import Connection, DaskTarget, LocalTarget, NestedTarget, Target
-from burla.clusters import local
+from burla.clusters import local, record
 from burla.clusters.borrowed import prepare
 from burla.clusters.supervisor import Ready
 from burla.config import START_TIMEOUT_S
@@ -67,7 +67,34 @@ def reach(target: Target, say: Callable[[str], None] = lambda text: None) -> Con
     if isinstance(target, DaskTarget):
         choice.check_loop(target)
         return _live(target.key, lambda: _borrowed(target))
-    return _live(target.key, lambda: _local(say)) if isinstance(target, LocalTarget) else connection(say)
+    if isinstance(target, LocalTarget):
+        return _live(target.key, lambda: _local(say))
+    return connection(say) if isinstance(target, NestedTarget) else _live(target.key, lambda: Connection(target))
+
+
+def to_read(target: Target | None, say: Callable[[str], None] = lambda text: None) -> Connection:
+    """Return what `reach` does, None: `connection`; or where the head is gone, one to the copies of finished jobs.
+
+    Raises ClusterLost, UnknownCluster.
+    """
+    try:
+        return connection(say) if target is None else reach(target, say)
+    except ClusterLost:
+        copies = copies_of(choice.chosen().target if target is None else target)
+        if copies is None:
+            raise
+        return copies
+
+
+def copies_of(target: Target | None) -> Connection | None:
+    """Return a live connection to the copies of a cluster's finished jobs; None: it makes none."""
+    cluster = record.at(target.address) if protocol.nested is None and isinstance(target, DaskTarget) else None
+    if cluster is None or not cluster.store:
+        return None
+    from burla.client.copies import CopiesTarget
+
+    copies = CopiesTarget(cluster)
+    return _live(copies.key, lambda: Connection(copies))
 
 
 def _live(key: str, make: Callable[[], Connection]) -> Connection:
@@ -111,9 +138,7 @@ def _borrowed(target: DaskTarget) -> Connection:
             prepare(target.address, target.security)  # also a scheduler that was restarted, and has lost our plugin
             connection = Connection(target)
         except OSError as error:
-            raise ClusterLost(
-                f"{error}. If it has ended, so have the jobs that it held. burla.use('local') goes to this machine."
-            ) from error
+            raise choice.gone(target.address, error) from error
         if not connection.welcome.closing:
             return connection
         connection.close()  # it gives way to another version

@@ -14,7 +14,6 @@ from burla.clusters.aws_client import client, once_free
 from burla.clusters.boot import PORT
 from burla.clusters.cloud import (
     HEAD,
-    NODE,
     TAG_CLUSTER,
     TAG_EXPIRY,
     TAG_NAME,
@@ -178,7 +177,7 @@ class Aws:
 
     async def _run(self, order: VmOrder, network: str, expiry_s: float, image: str, subnet: str) -> dict[str, Any]:
         tags = self._tags(order.role, expiry_s, order.name)
-        access = self._cluster.access if order.role == NODE else ""
+        access = self._cluster.access_of(order.role)
         cluster = _Cluster(
             asynchronous=True,
             shutdown_on_close=False,

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from burla import bucket
+
 PORT = 8786
 LIMIT_BYTES = 16_384  # EC2 takes no more
 HOME = "/var/lib/burla"  # on the machine and in its container
@@ -39,7 +41,8 @@ class Timers:
 class Boot:
     """A machine to be. `head`: the head's address, of a node; `idle_s`: after so long without work it ends.
 
-    `usd_per_hour`: what a node tells its head of its price, if that is known.
+    `usd_per_hour`: what a node tells its head of its price, if that is known. Of a head, `store`: the URL where it
+    copies results to, if it does; `keep_results_s`: so long it stays for those that are on it alone.
     """
 
     role: str
@@ -50,6 +53,8 @@ class Boot:
     gpus: bool = False
     timers: Timers = Timers()
     usd_per_hour: float | None = None
+    store: str = ""
+    keep_results_s: float = 0.0
 
 
 def settings(boot: Boot) -> dict[str, object]:
@@ -62,8 +67,10 @@ def settings(boot: Boot) -> dict[str, object]:
         "port": PORT,
         "idle_s": boot.idle_s,
         "python": "{}.{}".format(*sys.version_info),
-        "requirements": requirements(boot.gpus),
+        "requirements": requirements(boot.gpus) + (bucket.requirements(boot.store) if boot.store else []),
         "usd_per_hour": boot.usd_per_hour,
+        "store": boot.store,
+        "keep_results_s": boot.keep_results_s,
         **asdict(boot.timers),
     }
 

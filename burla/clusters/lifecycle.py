@@ -84,7 +84,10 @@ async def _make(work: Work, nodes: int, cidr: str, timers: Timers) -> None:
     await cloud.admit(network, cidr)
     work.keep(network=network, admitted=(cidr,))
     work.begin(f"starting the head ({cluster.head_machine})")
-    boot = Boot(HEAD, f"burla-{cluster.name}-head", cluster.image, cluster.idle_s, timers=timers)
+    boot = Boot(
+        HEAD, f"burla-{cluster.name}-head", cluster.image, cluster.idle_s, timers=timers,
+        store=cluster.copies, keep_results_s=cluster.keep_results_s,
+    )  # fmt: skip
     order = VmOrder(boot.name, HEAD, cluster.head_machine, user_data(boot, cluster.keys()))
     head = await cloud.boot(order, network, time.time() + timers.boot_s)
     work.keep(

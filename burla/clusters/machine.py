@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -20,12 +21,15 @@ from typing import Any
 
 from distributed import Scheduler
 
+from burla.bucket import Bucket
 from burla.clusters import package
 from burla.clusters.boot import HOME
 from burla.clusters.rpc import ask
 from burla.clusters.security import load_security
 from burla.clusters.supervisor import DASK_SETTINGS
 from burla.errors import StoreUnknown
+from burla.head.copier import Copier
+from burla.head.keeping import Keeping
 from burla.head.main import run_head
 from burla.head.plugin import HeadPlugin
 from burla.node.main import describe, run_node
@@ -40,7 +44,15 @@ ASK_S = 5.0
 
 
 class MachineHeadPlugin(HeadPlugin):
-    """A head that gives our package to its nodes, and makes room for another version when nobody needs it."""
+    """A head that gives our package to its nodes, and makes room for another version when nobody needs it.
+
+    `store`: the URL where results are copied to, empty: nowhere. `keep_results_s`: see `Keeping`.
+    """
+
+    def __init__(self, *args: Any, store: str, keep_results_s: float):
+        super().__init__(*args)
+        self._keeping = Keeping(store, keep_results_s)
+        self._copying: asyncio.Future[None] | None = None
 
     async def _install(self, scheduler: Scheduler) -> None:
         ours = package.package()
@@ -52,6 +64,22 @@ class MachineHeadPlugin(HeadPlugin):
         scheduler.handlers[NODES_OP] = self._nodes
         scheduler.handlers[NEEDED_OP] = self._needed
         scheduler.handlers[LEAVE_OP] = self._leave
+        await self._keep()
+
+    async def _keep(self) -> None:
+        service, keeping = self._service, self._keeping
+        keeping.begin(await self._store.jobs(lambda job: job.status.state.ended))
+        service.keeping = keeping
+        if keeping.url:
+            folder = Path(HOME, "store")
+            service.copier = Copier(service.head, service.history, keeping, Bucket(keeping.url), folder)
+            self._copying = asyncio.ensure_future(service.copier.run())
+
+    async def close(self) -> None:
+        """The scheduler ends."""
+        if self._copying is not None:
+            self._copying.cancel()
+        await super().close()
 
     async def _get_package(self) -> dict[str, Any]:
         return {"archive": self._archive, "sha256": hashlib.sha256(self._archive).hexdigest()}
@@ -65,8 +93,9 @@ class MachineHeadPlugin(HeadPlugin):
         return {node.offer.name: held[identity] for identity, node in head.dispatch.nodes.items()}
 
     async def _needed(self) -> list[str]:
-        """Return the names of unfinished jobs."""
-        return [job.spec.function_name for job in self._service.head.jobs.values() if not job.state.ended]
+        """Return the names of unfinished jobs, and whose results are not copied."""
+        names = [job.spec.function_name for job in self._service.head.jobs.values() if not job.state.ended]
+        return names + self._service.needed_results()
 
     async def _leave(self) -> list[str]:
         """Return who needs this head; if nobody does, it makes room for the version of who asks."""
@@ -87,7 +116,9 @@ async def _head(settings: dict[str, Any]) -> None:
             settings["idle_s"],
             lambda address: log.info("the head listens at %s", address),
             fresh=False,
-            plugin=MachineHeadPlugin,
+            plugin=functools.partial(
+                MachineHeadPlugin, store=settings["store"], keep_results_s=settings["keep_results_s"]
+            ),
         )
 
     try:

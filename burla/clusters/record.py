@@ -24,7 +24,8 @@ class CloudCluster:
     `id` is on everything that belongs to it, as a tag. `address`: of the head for clients, empty until it has been up;
     `head_address`: for nodes, inside the cloud. `idle_s`: after so long without work a machine ends. `access`: the
     cloud's identity that nodes have, empty: none. `network`: the cloud's own id of what guards its ports. `admitted`:
-    who may connect, in CIDR notation.
+    who may connect, in CIDR notation. `store`: the URL of a folder for copies of results, empty: none.
+    `keep_results_s`: so long the head stays for results that are on it alone.
     """
 
     name: str
@@ -44,6 +45,17 @@ class CloudCluster:
     head_address: str = ""
     network: str = ""
     admitted: tuple[str, ...] = ()
+    store: str = ""
+    keep_results_s: float = 3600.0 * config.KEEP_RESULTS_HOURS
+
+    @property
+    def copies(self) -> str:
+        """The URL of this cluster's own folder for copies of results, empty: none."""
+        return f"{self.store}/{self.name}" if self.store else ""
+
+    def access_of(self, role: str) -> str:
+        """Return the cloud's identity that a machine has: a head has one only to reach the copies of results."""
+        return self.access if role == "node" or self.store else ""
 
     @property
     def folder(self) -> Path:
@@ -84,6 +96,11 @@ def get(name: str) -> CloudCluster:
         names = ", ".join(one.name for one in every()) or "none"
         raise UnknownCluster(f"there is no cluster {name!r} in a cloud; known are: {names}.")
     return found
+
+
+def at(address: str) -> CloudCluster | None:
+    """Return the cluster in a cloud whose head has this address, if one is known."""
+    return next((one for one in every() if one.address and one.address == address), None)
 
 
 def every() -> list[CloudCluster]:

@@ -52,6 +52,11 @@ def html_table(jobs: JobList, now_s: float) -> str:
 
 def kept(jobs: JobList) -> str:
     """Return in words how long jobs are kept."""
+    if jobs.copies:
+        return (
+            f"The cluster is not up: these are the copies at {jobs.copies}, {size_text(jobs.used_bytes)} in all. They "
+            "stay until they are deleted there."
+        )
     return (
         f"Jobs are kept for {days(jobs.keep_s)} after their end, at most {size_text(jobs.limit_bytes)} in all: the "
         f"oldest go first. Now: {size_text(jobs.used_bytes)}."
@@ -107,7 +112,7 @@ def _row(info: JobInfo, now_s: float) -> tuple[str, ...]:
 
 def _until(info: JobInfo, now_s: float) -> str:
     if info.kept_until_s is None:
-        return "its end"
+        return "deleted" if info.snapshot.state.ended else "its end"
     left_s = info.kept_until_s - now_s
     return f"in {duration_text(left_s)}" if left_s > 0 else "now"
 

@@ -6,13 +6,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from burla.channel import Channel, Transport
 from burla.errors import BurlaError, ClusterError, ClusterLost, JobCancelled
 from burla.head import crashpoints, disks
+from burla.head.copier import Copier
 from burla.head.head import Head
 from burla.head.history import History
+from burla.head.keeping import Keeping
 from burla.head.members import Session
 from burla.head.needs import need_of
 from burla.head.renewal import Renewal
@@ -62,7 +65,9 @@ class Service:
 
     def __init__(self, head: Head, idle_after_s: float | None, stop: Callable[[], None], supervised: bool):
         self.head = head
-        self.history = History(head)
+        self.history = History(head, self._read)
+        self.keeping: Keeping | None = None  # for whose results it stays
+        self.copier: Copier | None = None
         self.renewal = Renewal(head, self.history)
         self.scheduler = ""  # that holds all jobs; empty: the store does
         self.supervised = supervised  # ended by its machine alone, and started again: also what the user is told
@@ -120,6 +125,30 @@ class Service:
         clients = sum(session.channel is not None for session in self.head.sessions.values() if session.node is None)
         return [f"{name} runs" for name in names] + ([f"clients that use it: {clients}"] if clients else [])
 
+    def _read(self, job_id: str) -> None:
+        if self.keeping is not None and self.copier is None:
+            self.keeping.settle(job_id)
+            self.head.last_active = time.monotonic()  # large values are fetched after that
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job, and first its copy. Raises UnknownJob, JobUnfinished, StoreUnreachable."""
+        stored = await self.history.ended(job_id, "delete")
+        if self.copier is not None:
+            await self.copier.remove(stored.spec.id)
+        await self.history.delete(stored.spec.id)
+        if self.keeping is not None:
+            self.keeping.settle(stored.spec.id)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Say for what an idle head stays."""
+        return () if self.keeping is None else self.keeping.remarks(time.time())
+
+    def needed_results(self) -> list[str]:
+        """Return in words which results would be lost with this machine, though they are to be copied."""
+        if self.keeping is None or self.copier is None:
+            return []
+        return [f"job {job_id} is not copied to {self.keeping.url} yet" for job_id in self.keeping.waiting]
+
     async def watch(self) -> None:
         """Look at leases and idleness for ever."""
         head, had_client, began = self.head, False, time.monotonic()
@@ -138,6 +167,10 @@ class Service:
             had_client = had_client or connected or now - began > 30
             if self.idle_after_s is None or self.closing:
                 continue
+            if self.keeping is not None:
+                self.keeping.look(head.jobs.values(), time.time())
+                if self.keeping.stays(time.time()):
+                    continue
             idle_s = head.idle_for_s(now)
             if self.idle_after_s == 0:
                 if had_client and not connected and idle_s > 0:
@@ -277,13 +310,14 @@ class Connection:
             case Detach(job_id):
                 await self._detach(job_id)
             case Delete(job_id):
-                await self._history.delete(job_id)
+                await self._service.delete(job_id)
             case Retry():
                 await self._service.renewal.retry(message, session)
             case GetJob():
                 return await self._history.info(message)
             case ListJobs():
-                return await self._history.list(message)
+                listed = await self._history.list(message)
+                return replace(listed, remarks=listed.remarks + self._service.remarks())
             case GetInputs(job_id, index):
                 return await self._history.inputs(job_id, index)
             case GetPiece() | PutPiece():
@@ -340,4 +374,5 @@ class Connection:
             clients=sum(session.channel is not None for session in head.sessions.values()),
             idle_after_s=self._service.idle_after_s,
             idle_for_s=head.idle_for_s(time.monotonic()),
+            remarks=self._service.remarks(),
         )

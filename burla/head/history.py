@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from burla import config
 from burla.errors import BurlaError, JobUnfinished, StoreDamaged, UnknownJob
 from burla.head.head import Head
+from burla.head.reader import Reader
 from burla.head.records import StoredJob
 from burla.head.store import Store
 from burla.protocol import (
@@ -16,6 +19,7 @@ from burla.protocol import (
     Inputs,
     JobInfo,
     JobList,
+    Kind,
     ListJobs,
     Poll,
     PutPiece,
@@ -24,11 +28,12 @@ from burla.protocol import (
 
 
 class History:
-    """See the module."""
+    """See the module. `on_read` is told of each job whose results somebody has read to the end."""
 
-    def __init__(self, head: Head):
+    def __init__(self, head: Head, on_read: Callable[[str], None] = lambda job_id: None):
         self._head = head
         self._store: Store = head.store
+        self._on_read = on_read
 
     # reading
 
@@ -52,16 +57,13 @@ class History:
         """Return events of a job that runs, or has ended. Raises UnknownJob."""
         running = self._head.jobs.get(poll.job)
         if running is not None:
-            return await running.events(poll.after, poll.wait_s, poll.kinds, poll.index)
-        stored = await self.stored(poll.job)
-        events, number = await self._store.events(stored.number, poll.after, poll.kinds, poll.index)
-        if not events and number >= stored.events:  # whatever has become of the row that says so
-            if not stored.status.state.ended:
-                raise BurlaError(
-                    f"burla failed at the head: job {poll.job} neither runs nor has ended. Please report this."
-                )
-            events = [Ended(stored.status.state, stored.status.error)]
-        return Events(tuple(events), number, _snapshot(stored))
+            found = await running.events(poll.after, poll.wait_s, poll.kinds, poll.index)
+        else:
+            found = await stored_events(self._store, await self.stored(poll.job), poll)
+        whole = poll.kinds & Kind.RESULTS and poll.index is None
+        if whole and any(isinstance(event, Ended) for event in found.events):
+            self._on_read(poll.job)
+        return found
 
     async def piece(self, message: GetPiece | PutPiece) -> bytes | None:
         """Return, or take, a piece of a blob. Raises UnknownJob, StoreDamaged, BlobBroken, StoreFull."""
@@ -86,11 +88,11 @@ class History:
     async def info(self, message: GetJob) -> JobInfo:
         """Return what there is to know of one job. Raises UnknownJob."""
         if message.job is not None:
-            return self._info(await self.stored(message.job, prefix=True))
+            return self.described(await self.stored(message.job, prefix=True))
         newest = await self._store.newest(message.owner)
         if newest is None:
             raise UnknownJob(f"{message.owner} has no job on this cluster", job=None)
-        return self._info(newest)
+        return self.described(newest)
 
     async def list(self, message: ListJobs) -> JobList:
         """Return the jobs that there are, newest first."""
@@ -101,14 +103,15 @@ class History:
             return stored.listed and (not message.states or state in message.states)
 
         return JobList(
-            jobs=tuple([self._info(stored) for stored in await self._store.jobs(wanted, message.limit)]),
+            jobs=tuple([self.described(stored) for stored in await self._store.jobs(wanted, message.limit)]),
             keep_s=config.keep_s(),
             used_bytes=self._store.used_bytes,
             limit_bytes=config.store_limit_bytes(),
             remarks=self._store.remarks,
         )
 
-    def _info(self, stored: StoredJob) -> JobInfo:
+    def described(self, stored: StoredJob) -> JobInfo:
+        """Return what there is to know of a job."""
         running = self._head.jobs.get(stored.spec.id)
         ended_at_s = stored.status.ended_at_s
         return JobInfo(
@@ -157,6 +160,18 @@ class History:
                 job=stored.spec.id,
             )
         return stored
+
+
+async def stored_events(reader: Reader, stored: StoredJob, poll: Poll) -> Events:
+    """Return events of a job that has ended. Raises BurlaError."""
+    events, number = await reader.events(stored.number, poll.after, poll.kinds, poll.index)
+    if not events and number >= stored.events:  # whatever has become of the row that says so
+        if not stored.status.state.ended:
+            raise BurlaError(
+                f"burla failed at the head: job {poll.job} neither runs nor has ended. Please report this."
+            )
+        events = [Ended(stored.status.state, stored.status.error)]
+    return Events(tuple(events), number, _snapshot(stored))
 
 
 def expired(stored: list[StoredJob], now_s: float, keep_s: float, limit_bytes: int) -> list[StoredJob]:

@@ -27,7 +27,7 @@ async def run_head(
     idle_after_s: float | None,
     ready: Callable[[str], None],
     fresh: bool,
-    plugin: type[HeadPlugin] = HeadPlugin,
+    plugin: Callable[..., HeadPlugin] = HeadPlugin,
     socket: Path | None = None,
 ) -> None:
     """Serve at `host` until idle or told to stop; call `ready` with the address. Raises OSError: the port is taken.

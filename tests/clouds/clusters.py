@@ -19,6 +19,7 @@ SHORT = Timers(boot_s=40.0, package_s=15.0, head_gone_s=15.0)
 def make(name: str, nodes: int = 1, idle_s: float = 600.0, timers: Timers = SHORT, **options: object) -> CloudCluster:
     """Create a cluster."""
     empty = dict.fromkeys(("cloud", "region", "machine", "image", "idle_minutes", "spot", "disk_gb", "role"))
+    empty |= dict.fromkeys(("store", "keep_results_hours"))
     cluster = cloud_api.settings(name, **{**empty, "cloud": "aws", **options})
     cluster = replace(cluster, idle_s=idle_s)
     return run_apart(lifecycle.create(cluster, nodes, f"{CLIENT_IP}/32", timers, lifecycle.say))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ from burla.clusters.registry import Entry
 from burla.errors import ClusterError, ClusterLost, InvalidType, InvalidValue
 
 VARIABLE = "BURLA_CLUSTER"
+MISSED_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Choice:
 
 
 _used: Choice | None = None
+_missed: dict[str, float] = {}  # where nobody answered → when
 
 
 class Use:
@@ -78,10 +81,20 @@ def use(cluster: Any, tls_ca_file: Any, tls_client_cert: Any, tls_client_key: An
     return Use(before)
 
 
+def prepared(address: str, security: Any) -> None:
+    """Do what `prepare` does, and note where nobody answers. Raises OSError, ClusterError."""
+    try:
+        prepare(address, security)
+    except OSError:
+        _missed[address] = time.monotonic()
+        raise
+    _missed.pop(address, None)
+
+
 def find(address: str, security: Any) -> None:
     """Prepare a cluster. Raises OSError if nobody answers; ClusterLost: one in a cloud, of whose jobs is no copy."""
     try:
-        prepare(address, security)
+        prepared(address, security)
     except OSError as error:
         cluster = record.at(address)
         if cluster is None:
@@ -89,6 +102,11 @@ def find(address: str, security: Any) -> None:
         if not cluster.store:
             raise gone(address, error) from error
         print(f"burla: {gone(address, error)}", file=sys.stderr)
+
+
+def was_missed(address: str) -> bool:
+    """Whether nobody answered there a moment ago: it takes seconds to find that out."""
+    return time.monotonic() - _missed.get(address, -MISSED_S) < MISSED_S
 
 
 def gone(address: str, error: OSError) -> ClusterLost:

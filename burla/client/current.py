@@ -17,7 +17,6 @@ from burla import protocol
 from burla.client import choice, running
 from burla.client.connection import Connection, DaskTarget, LocalTarget, NestedTarget, Target
 from burla.clusters import local, record
-from burla.clusters.borrowed import prepare
 from burla.clusters.supervisor import Ready
 from burla.config import START_TIMEOUT_S
 from burla.errors import ClusterBusy, ClusterLost
@@ -77,11 +76,17 @@ def to_read(target: Target | None, say: Callable[[str], None] = lambda text: Non
 
     Raises ClusterLost, UnknownCluster.
     """
+    if target is None and protocol.nested is None:
+        target = choice.chosen().target
+    if target is None:
+        return connection(say)
+    missed = isinstance(target, DaskTarget) and choice.was_missed(target.address)
+    if missed and (copies := copies_of(target)) is not None:
+        return copies
     try:
-        return connection(say) if target is None else reach(target, say)
+        return reach(target, say)
     except ClusterLost:
-        copies = copies_of(choice.chosen().target if target is None else target)
-        if copies is None:
+        if (copies := copies_of(target)) is None:
             raise
         return copies
 
@@ -135,7 +140,7 @@ def _borrowed(target: DaskTarget) -> Connection:
     until = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            prepare(target.address, target.security)  # also a scheduler that was restarted, and has lost our plugin
+            choice.prepared(target.address, target.security)  # also one that was restarted, and has lost our plugin
             connection = Connection(target)
         except OSError as error:
             raise choice.gone(target.address, error) from error

@@ -167,16 +167,19 @@ class Service:
             had_client = had_client or connected or now - began > 30
             if self.idle_after_s is None or self.closing:
                 continue
-            if self.keeping is not None:
-                self.keeping.look(head.jobs.values(), time.time())
-                if self.keeping.stays(time.time()):
-                    continue
-            idle_s = head.idle_for_s(now)
-            if self.idle_after_s == 0:
-                if had_client and not connected and idle_s > 0:
-                    self.stop()
-            elif idle_s > self.idle_after_s:
+            if self.is_idle(now, time.time(), self.idle_after_s) and (
+                self.idle_after_s > 0 or (had_client and not connected)
+            ):
                 self.stop()
+
+    def is_idle(self, now: float, now_s: float, after_s: float) -> bool:
+        """Whether nothing has run for so long, and nobody may still come for results. `now` is monotonic."""
+        idle_s = self.head.idle_for_s(now)
+        if self.keeping is not None:
+            self.keeping.look(self.head.jobs.values(), now_s)
+            if self.keeping.stays(now_s):
+                return False
+        return idle_s > after_s
 
 
 class Connection:

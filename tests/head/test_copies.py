@@ -27,6 +27,7 @@ from burla.errors import (
     StoreUnreachable,
     UnknownJob,
 )
+from burla.head.connections import Service
 from burla.head.copied import Copies
 from burla.head.copier import Copier
 from burla.head.copies import DATABASE, MANIFEST
@@ -159,6 +160,28 @@ async def test_a_bucket_that_fails_is_tried_again_and_the_head_is_told_why(tmp_p
         (tmp_path / "bucket").unlink()
         await rig.copier.look()
         assert not rig.keeping.stays(time.time())
+
+
+@in_a_loop
+async def test_an_idle_head_ends_when_somebody_has_read_what_only_it_has_and_not_before(tmp_path: Path):
+    async with opened(tmp_path / "store") as store:
+        rig = Rig(tmp_path, store)
+        number = await rig.job("job", no_events)
+        store.update_job(number, True, detached=True)
+        await store.committed()
+        service = Service(rig.head, 10.0, lambda: None, True)
+        service.keeping = Keeping("", 3600.0)
+        service.keeping.begin(await store.jobs())
+        ended_s, now = time.time(), rig.head.last_active
+        assert not service.is_idle(now + 1000, ended_s, 10.0)
+        assert "nobody has read" in service.remarks()[0]
+        assert service.is_idle(now + 1000, ended_s + 3601, 10.0)
+        await service.history.poll(Poll("job", 0, 0.0, Kind.OUTPUT | Kind.ENDED))
+        assert not service.is_idle(now + 1000, ended_s, 10.0), "these are not its results"
+        await service.history.poll(Poll("job", 0, 0.0))
+        read = rig.head.last_active
+        assert not service.is_idle(read + 9, ended_s, 10.0), "who has read the journal may fetch large values"
+        assert service.is_idle(read + 11, ended_s, 10.0) and service.remarks() == ()
 
 
 @in_a_loop

@@ -89,6 +89,7 @@ def _jobs(chosen: argparse.Namespace) -> int:
                 "used_bytes": listed.used_bytes,
                 "limit_bytes": listed.limit_bytes,
                 "remarks": list(listed.remarks),
+                "copies": listed.copies,
             }
         )
     else:

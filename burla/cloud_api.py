@@ -176,7 +176,7 @@ def settings(
         spot=before.spot if spot is None else spot,
         disk_gb=disk_gb or before.disk_gb,
         access=before.access if role is None else role,
-        store=before.store if store is None else bucket.check(store),
+        store=bucket.check(url) if (url := before.store if store is None else store) else "",
         keep_results_s=before.keep_results_s if keep_results_hours is None else 3600.0 * keep_results_hours,
         address="",
         head_address="",

@@ -62,7 +62,7 @@ def test_jobs_lists_newest_first_by_status_up_to_a_limit():
     _, only, note = run("jobs", "--limit", "1")[1].splitlines()
     assert only.startswith(failed.id) and note.startswith("Jobs are kept")
     listed = run_json("jobs", "--status", "failed", "cancelled", "--limit", "1")
-    assert set(listed) == {"jobs", "keep_s", "used_bytes", "limit_bytes", "remarks"}
+    assert set(listed) == {"jobs", "keep_s", "used_bytes", "limit_bytes", "remarks", "copies"}
     (one,) = listed["jobs"]
     assert (one["id"], one["status"], one["done"], one["failed"], one["total"]) == (failed.id, "failed", 6, 2, 8)
     assert one["kept_until_s"] == pytest.approx(one["ended_at_s"] + listed["keep_s"])

@@ -300,6 +300,8 @@ def _facts(info: JobInfo) -> dict[str, Any]:
         "ended_at_s": info.ended_at_s,
         "kept_until_s": info.kept_until_s,
         "size_bytes": info.size_bytes,
+        "node_s": info.snapshot.node_s,
+        "cost_usd": info.snapshot.usd,
         "remark": info.snapshot.remark,
     }
 

@@ -169,8 +169,10 @@ class Caller:
         self._definitions: serialize.Definitions = {}  # of classes in results
         self._results: list[Results] = []  # of this Run
         self._packer = serialize.ResultPacker()
-        self._ours = threading.Lock()  # held, but while the user's function runs: then another thread may report
-        self._ours.acquire()
+        # Another thread may take results while the user's function runs: it says that it does, then looks whether it
+        # may; who comes back from the function says so, then looks whether it does. A lock would cost each call more.
+        self._calling = self._taking = False
+        self._taken = threading.Lock()
         self._reporting = False
         self._running = threading.Event()
 
@@ -190,7 +192,6 @@ class Caller:
     def run(self, pieces: tuple[Piece, ...]) -> Report:
         """Run calls until the time box or the limit ends; never raises what a call raises."""
         memory, surroundings, now = self._memory, self._surroundings, time.monotonic_ns
-        ours, theirs = self._ours.acquire, self._ours.release
         out, err = self._streams
         began = since = now()
         end = began + int(TIME_BOX_S * 1e9)
@@ -215,13 +216,16 @@ class Caller:
                 try:
                     value = serialize.load_value(values[index - first]) if each else values[index - first]
                     function = self._load() if self._function is None else self._function
-                    theirs()
+                    self._calling = True
                     try:
                         result = function(*value) if type(value) is tuple else function(value)
                         if type(result) is types.CoroutineType:
                             result = self._await(result)
                     finally:
-                        ours()
+                        self._calling = False
+                        if self._taking:
+                            self._taken.acquire()
+                            self._taken.release()
                     packer.add(result)
                     result = None
                 except Stopped:
@@ -231,15 +235,15 @@ class Caller:
                     _pack(packer, results)
                     packer.first = index + 1
                     end = 0  # the job stops: report it now, and run no more
-                if surroundings.forked:
-                    os._exit(0)  # a call forked, and the copy came back from it too
+                if surroundings.changed:
+                    if surroundings.forked:
+                        os._exit(0)  # a call forked, and the copy came back from it too
+                    surroundings.restore()
                 position += 1
                 until = now()
                 if out.written or err.written or until - since > SLOW_CALL_NS:
                     self._marks.after(index)
                 since = until
-                if surroundings.changed:
-                    surroundings.restore()
                 if sys.stdout is not out or sys.stderr is not err:
                     surroundings.restore_streams()
             _pack(packer, results)
@@ -263,14 +267,20 @@ class Caller:
         while True:
             self._running.wait()
             time.sleep(TIME_BOX_S)
-            if time.monotonic_ns() - self._memory[shared.STARTED_NS] > LONG_CALL_NS and self._ours.acquire(False):
-                try:
-                    _pack(self._packer, self._results)
-                    if self._results:
-                        self._send(Early(tuple(self._results)))
-                        self._results.clear()
-                finally:
-                    self._ours.release()
+            if time.monotonic_ns() - self._memory[shared.STARTED_NS] > LONG_CALL_NS:
+                with self._taken:
+                    self._taking = True
+                    try:
+                        self._take_early()
+                    finally:
+                        self._taking = False
+
+    def _take_early(self) -> None:
+        if self._calling:
+            _pack(self._packer, self._results)
+            if self._results:
+                self._send(Early(tuple(self._results)))
+                self._results.clear()
 
     def _load(self) -> Callable[..., Any]:
         self._function = serialize.load_function(self._pickled)

@@ -77,6 +77,7 @@ def test_show_tells_all_of_one_job_by_the_beginning_of_its_id():
     assert facts["detached"] == "yes" and facts["on error"] == "continue"
     shown = run_json("job", "show", job.id)
     assert (shown["id"], shown["detached"], shown["on_error"], shown["resumed"]) == (job.id, True, "continue", None)
+    assert (shown["cost_usd"], shown["node_s"] >= 0) == (None, True), "nobody knows what this machine costs"
 
 
 def test_logs_print_what_calls_printed():

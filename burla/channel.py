@@ -19,6 +19,7 @@ from burla.errors import BurlaError
 log = logging.getLogger(__name__)
 
 BUFFER_BYTES = 1 << 20  # of a stream
+JOINED_BYTES = 1 << 16  # what is smaller together goes at once
 WAITING_FRAMES = 16  # written later than asked for; beyond this, who sends has to wait
 _TELL, _ASK, _REPLY, _REFUSE = range(4)
 Handler = Callable[[Any], Awaitable[Any]]
@@ -36,7 +37,7 @@ class Transport(Protocol):
     """Carries frames in order; `read` and `write` raise ChannelClosed."""
 
     async def read(self) -> bytes: ...
-    async def write(self, frame: bytes) -> None: ...
+    async def write(self, frames: list[bytes]) -> None: ...
     def abort(self) -> None: ...
 
 
@@ -52,9 +53,10 @@ class CommTransport:
         except OSError as error:
             raise ChannelClosed(str(error), clean=not _by_network(error)) from error
 
-    async def write(self, frame: bytes) -> None:
+    async def write(self, frames: list[bytes]) -> None:
         try:
-            await self._comm.write(frame)
+            for frame in frames:
+                await self._comm.write(frame)
         except OSError as error:
             raise ChannelClosed(str(error), clean=not _by_network(error)) from error
 
@@ -89,10 +91,13 @@ class StreamTransport:
         except (OSError, asyncio.IncompleteReadError) as error:
             raise ChannelClosed(str(error)) from error
 
-    async def write(self, frame: bytes) -> None:
+    async def write(self, frames: list[bytes]) -> None:
+        parts = [part for frame in frames for part in (struct.pack("<Q", len(frame)), frame)]
+        if sum(map(len, parts)) < JOINED_BYTES:
+            parts = [b"".join(parts)]  # each write wakes the other side
         try:
-            self._writer.write(struct.pack("<Q", len(frame)))
-            self._writer.write(frame)
+            for part in parts:
+                self._writer.write(part)
             await self._writer.drain()
         except OSError as error:
             raise ChannelClosed(str(error)) from error
@@ -114,8 +119,9 @@ class QueueTransport:
             raise ChannelClosed("closed on the other side")
         return frame
 
-    async def write(self, frame: bytes) -> None:
-        await self._outgoing.put(frame)
+    async def write(self, frames: list[bytes]) -> None:
+        for frame in frames:
+            await self._outgoing.put(frame)
 
     def abort(self) -> None:
         self._outgoing.put_nowait(None)
@@ -237,7 +243,12 @@ class Channel:
     async def _write(self) -> None:
         try:
             while True:
-                await self._transport.write(await self._out.get())
+                frames = [await self._out.get()]
+                size = len(frames[0])
+                while size < JOINED_BYTES and not self._out.empty():
+                    frames.append(self._out.get_nowait())
+                    size += len(frames[-1])
+                await self._transport.write(frames)
                 self._room.set()
         except ChannelClosed:
             self._transport.abort()  # the reader says why

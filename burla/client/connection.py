@@ -23,6 +23,7 @@ from burla.channel import Channel, ChannelClosed, CommTransport, StreamTransport
 from burla.clusters import local
 from burla.clusters.rpc import ask, connect
 from burla.clusters.security import FOLDER, check_keys, load_security
+from burla.clusters.supervisor import Ready
 from burla.config import CLIENT_LEASE_S
 from burla.errors import BurlaError, ClusterError, ClusterLost, UnknownJob
 from burla.protocol import HEAD_KEY, PROTOCOL_VERSION, STREAM_OP, Beat, Delete, Goodbye, Hello, Welcome
@@ -95,15 +96,21 @@ class LocalTarget:
 
     async def open(self) -> Transport:
         until = time.monotonic() + CONNECT_S
-        while (ready := local.find(self._folder)) is None:
+        reason = "the local cluster has ended"
+        while True:
+            ready = local.find(self._folder)
+            if ready is not None:
+                try:
+                    return await self._reach(ready)
+                except OSError as error:
+                    reason = f"the head of the local cluster does not answer: {error}"
             if self.lost() or time.monotonic() > until:
-                raise ChannelClosed("the local cluster has ended")
+                raise ChannelClosed(reason)
             await asyncio.sleep(POLL_S)  # the head is about to come back
+
+    async def _reach(self, ready: Ready) -> Transport:
         if ready.socket:  # in a folder of this user alone, so it needs no keys; nor does this process need Dask
-            try:
-                return await StreamTransport.open(ready.socket)
-            except OSError as error:
-                raise ChannelClosed(f"the head of the local cluster does not answer: {error}") from error
+            return await StreamTransport.open(ready.socket)
         return await DaskTarget(ready.address, load_security(self._folder)).open()
 
     def lost(self) -> bool:

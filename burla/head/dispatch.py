@@ -294,9 +294,7 @@ class Dispatch:
         self._note_turn(time.monotonic())
         wishes = [self.wish(job, offers) for job in active]
         wanted = place.place(wishes, offers, held, self._lent())
-        slots_of: Counter[str] = Counter()
-        for (job_id, _), slots in wanted.items():
-            slots_of[job_id] += slots
+        nodes_of = Counter(job_id for (job_id, _), slots in wanted.items() if slots)
         for (job_id, node), slots in wanted.items():
             job = self._head.jobs[job_id]
             before = job.granted.get(node, 0)
@@ -310,7 +308,8 @@ class Dispatch:
             job.granted[node] = slots
             job.leases[node] = job.leases.get(node, 0) + 1
             job.held[node] = max(before, job.held.get(node, 0))  # until the node has heard of this, and says so
-            first = max(1, min(FIRST_CALLS, job.core.waiting // (2 * max(1, slots_of[job_id]))))
+            alone = nodes_of[job_id] == 1  # else calls would not begin in the order of the inputs
+            first = max(1, min(FIRST_CALLS, job.core.waiting // (2 * slots))) if alone and slots else 1
             self._tell(node, SetSlots(job_id, slots, self._slices(job, node, first * max(0, slots - before))))
             self._changed()
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from burla.channel import JOINED_BYTES
 from burla.node import shared, zygote
 from burla.node.cgroup import CallGroup, Cgroups
 from burla.node.output import OutputPipe
@@ -111,8 +112,12 @@ class Child:
         """Write a message to the child; what it has no room for yet waits in this process."""
         assert self._writer is not None
         data = pickle.dumps(message, 5)
-        self._writer.write(struct.pack("<Q", len(data)))
-        self._writer.write(data)
+        header = struct.pack("<Q", len(data))
+        if len(data) < JOINED_BYTES:
+            self._writer.write(header + data)  # each write wakes the child
+        else:
+            self._writer.write(header)
+            self._writer.write(data)
 
     async def receive(self) -> Any:
         """Return the child's next message, after all that its calls wrote before it; None: the child is gone."""

@@ -113,7 +113,10 @@ def test_results_that_were_lost_in_the_store_are_named_and_computed_again(own_ho
     write = ledger.writer()
 
     def call(x: int) -> bytes:
+        import time
+
         write(x)
+        time.sleep(0.06)  # so that each result is told of, and stored, alone
         return bytes([x]) * 200_000
 
     job = burla.submit(call, range(6))

@@ -280,6 +280,7 @@ def test_the_function_is_pickled_once_a_job_and_unpickled_once_a_child(ledger: L
     assert len(set(unpickled)) == len(unpickled) <= SLOTS
 
 
+@pytest.mark.local
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the bytes a process reads")
 def test_the_function_is_sent_to_a_node_once(monkeypatch: pytest.MonkeyPatch):
     """Read from a TLS connection, which is counted: under so long a path there can be no Unix socket."""

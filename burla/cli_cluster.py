@@ -54,7 +54,7 @@ def _add_create(actions: Any) -> None:
         "this name that was stopped, or has ended by itself, is booted again, as it was but for what is given.",
     )
     create.add_argument("name", metavar="NAME")
-    create.add_argument("--cloud", help="aws")
+    create.add_argument("--cloud", help="aws, gcp or azure")
     create.add_argument("--region", help="the cloud's name of it (none: what the cloud's own configuration says)")
     create.add_argument("--machine", metavar="TYPE", help="the cloud's name of the kind of machine that nodes are")
     create.add_argument("--nodes", type=int, default=1, metavar="N", help="how many to begin with (1)")
@@ -92,7 +92,7 @@ def _add_gc(actions: Any) -> None:
         "head claims, such as those of a creation that was killed; with --yes, delete them. What is of others, of a "
         "cluster that is up or just being made is never touched.",
     )
-    gc.add_argument("--cloud", help="aws (none: all)")
+    gc.add_argument("--cloud", help="aws, gcp or azure (none: all)")
     gc.add_argument("--region", help="the cloud's name of it (none: all)")
     gc.add_argument("--yes", action="store_true", help="delete what is found")
     gc.add_argument("--json", action="store_true", help="print one JSON document")

@@ -15,8 +15,8 @@ from burla.clusters.cloud import CLOUDS
 from burla.clusters.record import CloudCluster
 from burla.errors import InvalidType, InvalidValue
 
-DEFAULT_MACHINE = {"aws": "m7i.xlarge"}
-DEFAULT_HEAD = {"aws": "m7i.large"}
+DEFAULT_MACHINE = {"aws": "m7i.xlarge", "gcp": "n2-standard-4", "azure": "Standard_D4s_v5"}
+DEFAULT_HEAD = {"aws": "m7i.large", "gcp": "n2-standard-2", "azure": "Standard_D2s_v5"}
 
 
 def create_cluster(
@@ -45,7 +45,7 @@ def create_cluster(
     name
         For `burla.use`, `delete_cluster` and the others.
     cloud
-        "aws".
+        "aws", "gcp" or "azure".
     region
         The cloud's name of a region; None: what its own configuration says.
     machine
@@ -61,7 +61,8 @@ def create_cluster(
     disk_gb
         Of each machine; None: 100.
     role
-        The cloud's identity that nodes have, for the user's own data; None: none. With `store`, the head has it too.
+        The cloud's identity that nodes have, for the user's own data (AWS: an instance profile; GCP: the address of a
+        service account; Azure: the id of a user-assigned identity); None: none. With `store`, the head has it too.
     store
         The URL of a folder that outlives machines, such as "s3://bucket/results": the head copies there what jobs that
         have ended brought, and once the head has gone, they are read from there, with this process's credentials.

@@ -64,7 +64,7 @@ def collect_garbage(*, cloud: str | None = None, region: str | None = None, dele
     Parameters
     ----------
     cloud
-        "aws"; None: every cloud.
+        "aws", "gcp" or "azure"; None: every cloud whose packages and credentials are there.
     region
         The cloud's name of a region; None: every one.
     delete

@@ -42,7 +42,8 @@ class Bill:
 
     @classmethod
     def of(cls, cloud: str, vms: Sequence[Vm], now_s: float) -> Bill:
-        """Return the bill of machines. `now_s`: wall clock."""
+        """Return the bill of those machines that run. `now_s`: wall clock."""
+        vms = [vm for vm in vms if vm.alive]
         hours = [max(0.0, now_s - vm.started_at_s) / 3600 for vm in vms]
         found = [catalog.find(cloud, vm.machine) for vm in vms]
         prices = [0.0 if one is None else one.usd_per_hour for one in found]

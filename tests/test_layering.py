@@ -93,6 +93,18 @@ LAYERS: dict[str, tuple[set[str], set[str], set[str]]] = {
     # imported inside functions only: its packages are optional
     "burla.clusters.aws": (BASE | own("burla.clusters"), {"botocore", "dask_cloudprovider"}, ANY),
     "burla.clusters.aws_account": (BASE | own("burla.clusters"), {"aiobotocore", "dask_cloudprovider"}, ANY),
+    "burla.clusters.azure": (BASE | own("burla.clusters"), set(), ANY),
+    "burla.clusters.azure_account": (BASE | own("burla.clusters"), set(), ANY),
+    "burla.clusters.azure_client": (BASE | own("burla.clusters"), {"azure"}, ANY),
+    "burla.clusters.azure_vm": (BASE | own("burla.clusters"), {"dask_cloudprovider"}, ANY),
+    "burla.clusters.gcp": (BASE | own("burla.clusters"), set(), ANY),
+    "burla.clusters.gcp_account": (BASE | own("burla.clusters"), set(), ANY),
+    "burla.clusters.gcp_client": (
+        BASE | own("burla.clusters"),
+        {"google", "google_auth_httplib2", "googleapiclient", "httplib2"},
+        ANY,
+    ),
+    "burla.clusters.gcp_vm": (BASE | own("burla.clusters"), {"dask_cloudprovider"}, ANY),
     "burla.clusters.aws_client": (BASE | own("burla.clusters"), {"aiobotocore", "botocore"}, ANY),
     "burla.client": (BASE | own("burla.client", "burla.clusters"), DASK, DASK),
     "burla.client.copies": (BASE | own("burla.client", "burla.clusters") | {"burla.head.copied"}, set(), set()),

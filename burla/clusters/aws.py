@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from dask_cloudprovider.aws.ec2 import EC2Cluster, EC2Scheduler, EC2Worker
 from dask_cloudprovider.aws.helper import aws_to_dict, dict_to_aws, get_default_vpc, get_latest_ami_id
 
-from burla.clusters.aws_client import client, once_free
+from burla.clusters.attempts import in_first_zone, once_free, whole
+from burla.clusters.aws_client import IN_USE, client
 from burla.clusters.boot import PORT
 from burla.clusters.cloud import (
     HEAD,
@@ -69,7 +69,7 @@ class Aws:
     def __init__(self, cluster: CloudCluster):
         self._cluster = cluster
         self._images: dict[bool, str] = {}
-        self._subnets: list[tuple[str, str]] = []  # (zone, id)
+        self._subnets: dict[str, str] = {}  # zone → id
 
     async def check(self) -> str:
         """Return the region."""
@@ -148,32 +148,24 @@ class Aws:
                 if group is not None:
                     await ec2.delete_security_group(GroupId=group)
 
-        await once_free(remove)
+        await once_free(remove, IN_USE)
 
     # machines
 
     async def boot(self, order: VmOrder, network: str, expiry_s: float) -> Vm:
         """Start a machine, in the first zone that has one."""
-        # not cancelled half-way: what has been asked for is known then
-        return await _whole(self._boot(order, network, expiry_s))
+        return await whole(self._boot(order, network, expiry_s))
 
     async def _boot(self, order: VmOrder, network: str, expiry_s: float) -> Vm:
         async with self._client() as ec2:
             image = await self._image(ec2, order.gpus)
             subnets = await self._find_subnets(ec2)
-        refusals: dict[str, Refused] = {}
-        for zone, subnet in subnets:
-            try:
-                instance = await self._run(order, network, expiry_s, image, subnet)
-            except Refused as error:
-                if not error.capacity:
-                    raise
-                refusals[zone] = error
-            else:
-                return _vm(instance, order.name, order.role)
-        told = "; ".join(f"{zone}: {error}" for zone, error in refusals.items())
-        code = next(iter(refusals.values())).code
-        raise Refused(f"{order.machine} is to be had in no zone: {told}", code, capacity=True)
+
+        async def attempt(zone: str) -> Vm:
+            instance = await self._run(order, network, expiry_s, image, subnets[zone])
+            return _vm(instance, order.name, order.role)
+
+        return await in_first_zone(order.machine, subnets, attempt)
 
     async def _run(self, order: VmOrder, network: str, expiry_s: float, image: str, subnet: str) -> dict[str, Any]:
         tags = self._tags(order.role, expiry_s, order.name)
@@ -215,11 +207,11 @@ class Aws:
             self._images[gpus] = found
         return self._images[gpus]
 
-    async def _find_subnets(self, ec2: Any) -> list[tuple[str, str]]:
+    async def _find_subnets(self, ec2: Any) -> dict[str, str]:
         if not self._subnets:
             only = [{"Name": "vpc-id", "Values": [await self._vpc(ec2)]}]
             found = (await ec2.describe_subnets(Filters=only))["Subnets"]
-            self._subnets = sorted((one["AvailabilityZone"], one["SubnetId"]) for one in found)
+            self._subnets = dict(sorted((one["AvailabilityZone"], one["SubnetId"]) for one in found))
         if not self._subnets:
             raise Refused("the default VPC of the region has no subnet")
         return self._subnets
@@ -246,6 +238,10 @@ class Aws:
                 if error.code != _GONE:
                     raise
 
+    def leaving(self, role: str) -> str:
+        """Return nothing: an instance that shuts down is terminated."""
+        return ""
+
     async def console(self, vm_id: str) -> str:
         """Return the console output."""
         async with self._client() as ec2:
@@ -267,13 +263,3 @@ def _vm(instance: dict[str, Any], name: str = "", role: str = "") -> Vm:
         private_ip=instance.get("PrivateIpAddress", ""),
         public_ip=instance.get("PublicIpAddress", ""),
     )
-
-
-async def _whole(work: Any) -> Any:
-    """Await something to its end, also if that is cancelled; the cancellation then goes on."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

@@ -8,7 +8,8 @@ from typing import Any
 from aiobotocore.session import AioSession
 from dask_cloudprovider.aws.helper import aws_to_dict
 
-from burla.clusters.aws_client import client, once_free
+from burla.clusters.attempts import once_free
+from burla.clusters.aws_client import IN_USE, client
 from burla.clusters.cloud import DISK, MACHINE, NETWORK, TAG_OWNER, Refused, Resource
 
 # kind → operation that lists, key of its answer, key of the id, operation that removes
@@ -62,7 +63,7 @@ class AwsAccount:
                     await getattr(ec2, operation)(**{key: one.id})
 
         try:
-            await once_free(remove)
+            await once_free(remove, IN_USE)
         except Refused as error:
             if error.code not in _GONE:
                 raise

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,9 +21,7 @@ _CAPACITY = {
     "InstanceLimitExceeded",
     "Unsupported",
 }
-_IN_USE = ("DependencyViolation", "VolumeInUse")
-_AGAIN_S = 1.0
-_IN_USE_S = 120.0
+IN_USE = ("DependencyViolation", "VolumeInUse")
 
 
 @asynccontextmanager
@@ -40,16 +37,3 @@ async def client(region: str | None, session: AioSession | None = None) -> Async
         raise Refused(f"{error} Give region=, or set AWS_DEFAULT_REGION.") from error
     except botocore.exceptions.BotoCoreError as error:  # no credentials, no network
         raise Refused(str(error)) from error
-
-
-async def once_free(remove: Callable[[], Awaitable[None]]) -> None:
-    """Remove something that a machine which has just ended may hold for a while. Raises Refused."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + _IN_USE_S
-    while True:
-        try:
-            return await remove()
-        except Refused as error:
-            if error.code not in _IN_USE or loop.time() > until:
-                raise
-        await asyncio.sleep(_AGAIN_S)

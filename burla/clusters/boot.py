@@ -42,7 +42,8 @@ class Boot:
     """A machine to be. `head`: the head's address, of a node; `idle_s`: after so long without work it ends.
 
     `usd_per_hour`: what a node tells its head of its price, if that is known. Of a head, `store`: the URL where it
-    copies results to, if it does; `keep_results_s`: so long it stays for those that are on it alone.
+    copies results to, if it does; `keep_results_s`: so long it stays for those that are on it alone. `leaving`: shell
+    commands of its cloud, run before it shuts down.
     """
 
     role: str
@@ -55,6 +56,7 @@ class Boot:
     usd_per_hour: float | None = None
     store: str = ""
     keep_results_s: float = 0.0
+    leaving: str = ""
 
 
 def settings(boot: Boot) -> dict[str, object]:
@@ -106,15 +108,19 @@ def _per_boot(boot: Boot) -> str:
     ]  # fmt: skip
     return f"""\
 #!/bin/sh
+leave() {{
+{boot.leaving or ":"}
+}}
 chmod 700 {HOME} {HOME}/keys
 rm -f {HOME}/ready
-(sleep {boot.timers.boot_s:g}; [ -e {HOME}/ready ] || shutdown -h now) &
+(sleep {boot.timers.boot_s:g}; [ -e {HOME}/ready ] || {{ leave; shutdown -h now; }}) &
 docker rm -f burla >/dev/null 2>&1
 for attempt in 1 2 3; do
   command -v docker >/dev/null || {{ {_APT} update -q; {_APT} install -qy docker.io; }}
   docker run {shlex.join(options)} {shlex.quote(boot.image)} {HOME}/start.sh && break
   sleep 3
 done
+leave
 shutdown -h now
 """
 

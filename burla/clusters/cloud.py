@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from burla.clusters.record import CloudCluster
 from burla.errors import InvalidValue, MissingExtra
 
-CLOUDS = ("aws",)
+CLOUDS = ("aws", "gcp", "azure")
 HEAD, NODE = "head", "node"
+ALIVE = ("starting", "running")
 MACHINE, DISK, NETWORK = "machine", "disk", "network"  # kinds of what is made
 # tags of everything that is made; names and values of letters, digits, _ and -, as every cloud takes them
 TAG_CLUSTER, TAG_NAME, TAG_OWNER, TAG_ROLE = "burla-cluster", "burla-name", "burla-owner", "burla-role"
@@ -20,7 +21,7 @@ TAG_EXPIRY = "burla-expiry"  # Unix time: until then its creator may still be at
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """A machine as its cloud describes it. `state`: starting, running, ending or ended."""
+    """A machine as its cloud describes it. `state`: starting, running, stopped (its disk bills), ending or ended."""
 
     id: str
     name: str
@@ -32,6 +33,11 @@ class Vm:
     started_at_s: float
     private_ip: str
     public_ip: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, or is about to."""
+        return self.state in ALIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,13 @@ class Cloud(Protocol):
         """Remove what guards the ports, if it is there; no machine may use it any more."""
         ...
 
+    def leaving(self, role: str) -> str:
+        """Return the shell commands by which a machine does away with itself; empty: shutting down is enough, or all.
+
+        `role`: of the machine; it may have an identity in the cloud.
+        """
+        ...
+
     async def console(self, vm_id: str) -> str:
         """Return what a machine wrote while it booted, as far as the cloud has it."""
         ...
@@ -139,6 +152,7 @@ def _module(cloud: str, part: str = "") -> Any:
     try:
         return importlib.import_module(f"burla.clusters.{cloud}{part}")
     except ImportError as error:
+        extra = "azure" if cloud == "azure" else "cloud"
         raise MissingExtra(
-            f"clusters in a cloud need more packages ({error}): pip install 'burla-dask[cloud]'"
+            f"clusters in a cloud need more packages ({error}): pip install 'burla-dask[{extra}]'"
         ) from error

@@ -11,20 +11,34 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
-from burla.clusters.cloud import HEAD, MACHINE, TAG_CLUSTER, TAG_EXPIRY, TAG_OWNER, TAG_ROLE, Account, Refused, Resource
+from burla.clusters.cloud import (
+    ALIVE,
+    HEAD,
+    MACHINE,
+    NODE,
+    TAG_CLUSTER,
+    TAG_EXPIRY,
+    TAG_OWNER,
+    TAG_ROLE,
+    Account,
+    Refused,
+    Resource,
+)
 
 _AT_ONCE = 8
-_ALIVE = ("starting", "running")
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
 def orphans(found: Sequence[Resource], owner: str, now_s: float) -> list[Resource]:
-    """Return what nobody claims: it is this owner's, its cluster has no living head, and its latest expiry is over."""
+    """Return what nobody claims: it is this owner's, its cluster has no living head, and its latest expiry is over.
+
+    A node that has shut itself down, and still has a disk, is of no use to its head either.
+    """
     claimed_until_s: defaultdict[str, float] = defaultdict(float)
     for one in found:
         cluster = one.tags.get(TAG_CLUSTER, "")
-        alive = one.kind == MACHINE and one.tags.get(TAG_ROLE) == HEAD and one.state in _ALIVE
+        alive = one.kind == MACHINE and one.tags.get(TAG_ROLE) == HEAD and one.state in ALIVE
         until_s = float("inf") if alive else _expiry_s(one)
         claimed_until_s[cluster] = max(claimed_until_s[cluster], until_s or 0.0)
     return [
@@ -33,8 +47,13 @@ def orphans(found: Sequence[Resource], owner: str, now_s: float) -> list[Resourc
         if one.tags.get(TAG_OWNER) == owner
         and one.tags.get(TAG_CLUSTER)
         and _expiry_s(one) is not None
-        and claimed_until_s[one.tags[TAG_CLUSTER]] < now_s
+        and (claimed_until_s[one.tags[TAG_CLUSTER]] < now_s or _stays_down(one, now_s))
     ]
+
+
+def _stays_down(one: Resource, now_s: float) -> bool:
+    node = one.kind == MACHINE and one.tags.get(TAG_ROLE) == NODE
+    return node and one.state == "stopped" and (_expiry_s(one) or 0.0) < now_s
 
 
 def _expiry_s(one: Resource) -> float | None:

@@ -145,7 +145,8 @@ class Growth:
             if name in need.unfit:  # such as one whose GPU has no driver: others would be no better
                 raise _NothingLeft(f"no call of the job fits on the new node {name} ({machine.name})")
         image_fits = need.image in (None, images.normalise(self._cluster.image))
-        vms = [vm for vm in await self._cloud.vms() if vm.role == NODE and vm.name not in joined]
+        there = await pool.sweep(self._cloud, await self._cloud.vms())
+        vms = [vm for vm in there if vm.role == NODE and vm.name not in joined]
         others = [vm for vm in vms if image_fits and vm.name not in self._ours and _boots(vm)]
         kinds = [catalog.find(self._cluster.cloud, vm.machine) for vm in others]
         return [*self._ours.values(), *(kind for kind in kinds if kind is not None)]
@@ -191,4 +192,4 @@ class Growth:
 
 def _boots(vm: Vm) -> bool:
     """Whether a machine that is no node may yet become one."""
-    return vm.state in ("starting", "running") and time.time() - vm.started_at_s < TIMERS.boot_s
+    return vm.alive and time.time() - vm.started_at_s < TIMERS.boot_s

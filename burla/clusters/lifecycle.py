@@ -86,7 +86,7 @@ async def _make(work: Work, nodes: int, cidr: str, timers: Timers) -> None:
     work.begin(f"starting the head ({cluster.head_machine})")
     boot = Boot(
         HEAD, f"burla-{cluster.name}-head", cluster.image, cluster.idle_s, timers=timers,
-        store=cluster.copies, keep_results_s=cluster.keep_results_s,
+        store=cluster.copies, keep_results_s=cluster.keep_results_s, leaving=cloud.leaving(HEAD),
     )  # fmt: skip
     order = VmOrder(boot.name, HEAD, cluster.head_machine, user_data(boot, cluster.keys()))
     head = await cloud.boot(order, network, time.time() + timers.boot_s)
@@ -114,7 +114,7 @@ async def _wait_for_head(work: Work, head: Vm, timeout_s: float) -> None:
     until = time.monotonic() + timeout_s
     seen: set[str] = set()
     while True:
-        seen.update(alive := {vm.id for vm in await work.cloud.vms() if vm.state != "ending"})
+        seen.update(alive := {vm.id for vm in await work.cloud.vms() if vm.alive})
         if pool.has_ended(head, alive, seen):
             raise Refused(await pool.told(work.cloud, pool.Failed(head.name, "it ended while it booted", head)))
         try:
@@ -132,7 +132,8 @@ async def scale(cluster: CloudCluster, nodes: int, timers: Timers, say: Say) -> 
         work = Work(cluster, clouds.connect(cluster), say)
         async with _steps(work):
             work.begin(f"looking at {cluster.name}")
-            now = [vm for vm in await work.cloud.vms() if vm.role == NODE and vm.state in ("starting", "running")]
+            there = await pool.sweep(work.cloud, await work.cloud.vms())
+            now = [vm for vm in there if vm.role == NODE and vm.alive]
             if len(now) < nodes:
                 await _add(work, nodes - len(now), timers)
             elif len(now) > nodes:
@@ -237,7 +238,7 @@ async def _clear_former(work: Work) -> None:
             raise ClusterBusy(f"{name!r} is the name of another cluster: choose another.")
         return
     before = Work(former, clouds.connect(former), work.say)
-    if known and any(vm.role == HEAD for vm in await before.cloud.vms()):
+    if known and any(vm.role == HEAD and vm.alive for vm in await before.cloud.vms()):
         raise ClusterBusy(f"{name!r} exists: burla cluster status {name}, or delete it first.")
     before.begin(f"removing what is left of an earlier {name}")
     await _remove(before)

@@ -57,7 +57,17 @@ async def boot(
     orders = []
     for _ in range(count):
         name = f"burla-{cluster.name}-node-{secrets.token_hex(4)}"
-        what = Boot(NODE, name, kind.image, kind.idle_s, cluster.head_address, kind.gpus, timers, price)
+        what = Boot(
+            NODE,
+            name,
+            kind.image,
+            kind.idle_s,
+            cluster.head_address,
+            kind.gpus,
+            timers,
+            price,
+            leaving=cloud.leaving(NODE),
+        )
         data = user_data(what, cluster.keys())
         orders.append(VmOrder(name, NODE, kind.machine, data, kind.gpus, kind.spot))
     expiry_s = time.time() + timers.boot_s
@@ -82,7 +92,7 @@ async def wait(
     failed: list[Failed] = []
     seen: set[str] = set()
     while waiting and time.monotonic() < until:
-        seen.update(alive := {vm.id for vm in await cloud.vms() if vm.state != "ending"})
+        seen.update(alive := {vm.id for vm in await cloud.vms() if vm.alive})
         for name in [name for name, vm in waiting.items() if has_ended(vm, alive, seen)]:
             failed.append(Failed(name, "it ended while it booted", waiting.pop(name)))
         joined = waiting.keys() & (await busy(cluster)).keys()
@@ -98,6 +108,12 @@ async def wait(
 def has_ended(vm: Vm, alive: Collection[str], seen: Collection[str]) -> bool:
     """Whether a machine is gone: a cloud may take a while to name one that it has just started."""
     return vm.id not in alive and (vm.id in seen or time.time() - vm.started_at_s > _NAMED_S)
+
+
+async def sweep(cloud: Cloud, vms: Sequence[Vm]) -> list[Vm]:
+    """End machines that have shut themselves down, where a cloud keeps their disks all the same; return the others."""
+    await cloud.end([vm.id for vm in vms if vm.state == "stopped"])
+    return [vm for vm in vms if vm.state != "stopped"]
 
 
 async def busy(cluster: CloudCluster) -> dict[str, int]:

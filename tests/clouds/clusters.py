@@ -11,7 +11,7 @@ from burla.clusters import lifecycle, record
 from burla.clusters.apart import run_apart
 from burla.clusters.boot import Timers
 from burla.clusters.record import CloudCluster
-from tests.clouds.machine_room import CLIENT_IP
+from tests.clouds.room import CLIENT_IP
 
 SHORT = Timers(boot_s=40.0, package_s=15.0, head_gone_s=15.0)
 

@@ -107,6 +107,19 @@ class Container:
         return any(option.startswith("--gpus") for option in self.options)
 
 
+@dataclass(frozen=True)
+class Instance:
+    """What a cloud says of a machine. `gone`: it is not to run any more."""
+
+    id: str
+    type: str
+    running: bool
+    gone: bool
+    tags: dict[str, str]
+    private_ip: str
+    public_ip: str | None
+
+
 class Machine:
     """A machine that runs, or has run.
 
@@ -116,18 +129,15 @@ class Machine:
     def __init__(
         self,
         home: Path,
-        instance: dict[str, Any],
+        instance: Instance,
         user_data: str,
         images: dict[str, str | None],
         bridge: str,
         gpus: Sequence[Simulated] = (),
     ):
         self.home = home
-        self.id: str = instance["InstanceId"]
-        self.type: str = instance["InstanceType"]
-        self.private_ip: str = instance["PrivateIpAddress"]
-        self.public_ip: str | None = instance.get("PublicIpAddress")
-        self.tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+        self.id, self.type, self.tags = instance.id, instance.type, instance.tags
+        self.private_ip, self.public_ip = instance.private_ip, instance.public_ip
         self.user_data = user_data
         self._bridge = bridge
         self._cloud_init: dict[str, Any] = yaml.safe_load(user_data)
@@ -141,6 +151,7 @@ class Machine:
         (home / "gpus.json").write_text(json.dumps(environ))
         self._install("docker", f"#!{sys.executable} -IS\n{_DOCKER}")
         self._install("shutdown", "#!/bin/sh\n" + _SHUTDOWN.format(home=home))
+        self._install("python3", f'#!/bin/sh\nexec {sys.executable} -IS "$@"\n')
         for name in _OTHERS:
             self._install(name, f'#!/bin/sh\necho {name} "$@" >> {home}/notes.txt\n')
         for file in self._cloud_init.get("write_files", []):

@@ -26,7 +26,7 @@ from tests.clouds.machine_room import MachineRoom, in_machine_room
 KEYS = {name: os.urandom(900).hex().encode() for name in ("ca.pem", "cert.pem", "key.pem")}
 
 
-def _files(data: str) -> dict[str, str]:
+def files_of(data: str) -> dict[str, str]:
     """Return what cloud-init writes: path → text."""
     document = yaml.safe_load(data)
     assert set(document) == {"write_files"}
@@ -37,7 +37,7 @@ def _files(data: str) -> dict[str, str]:
 
 def test_user_data_has_what_the_machine_needs_within_the_limit_of_the_cloud():
     data = user_data(Boot("node", "n", "example.org/image:1", 600, "tls://10.0.0.1:8786", gpus=True), KEYS)
-    files = _files(data)
+    files = files_of(data)
     assert len(data.encode()) < boot.LIMIT_BYTES
     assert files[f"{boot.HOME}/keys/key.pem"].encode() == KEYS["key.pem"]
     script = files["/var/lib/cloud/scripts/per-boot/burla"]
@@ -51,7 +51,7 @@ def test_user_data_has_what_the_machine_needs_within_the_limit_of_the_cloud():
 
 
 def test_a_name_that_a_shell_would_expand_is_quoted():
-    files = _files(user_data(Boot("head", "n", "image$(touch${IFS}x);y", 600), KEYS))
+    files = files_of(user_data(Boot("head", "n", "image$(touch${IFS}x);y", 600), KEYS))
     assert "'image$(touch${IFS}x);y'" in files["/var/lib/cloud/scripts/per-boot/burla"]
 
 
@@ -83,7 +83,7 @@ def test_nothing_of_the_client_goes_to_the_cloud_but_the_cluster_s_keys(room: Ma
     secrets += [room.environ["AWS_SECRET_ACCESS_KEY"], room.environ["AWS_ACCESS_KEY_ID"]]
     for machine in room.machines:
         assert len(machine.user_data.encode()) < boot.LIMIT_BYTES
-        text = "".join(_files(machine.user_data).values()) + machine.user_data
+        text = "".join(files_of(machine.user_data).values()) + machine.user_data
         assert [secret for secret in secrets if secret in text or dask_hidden(secret) in text] == []
         [container] = machine.containers
         assert container.image.startswith("python:3.") and container.environ == {"BURLA_IMAGE": container.image}

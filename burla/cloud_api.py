@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from typing import Any
@@ -160,7 +159,7 @@ def settings(
             region="",
             machine=DEFAULT_MACHINE[where],
             head_machine=DEFAULT_HEAD[where],
-            image="python:{}.{}-slim".format(*sys.version_info),
+            image=lifecycle.default_image(),
             idle_s=60.0 * config.CLOUD_IDLE_MINUTES,
             spot=False,
             disk_gb=config.CLOUD_DISK_GB,

@@ -20,7 +20,7 @@ from burla import bucket
 PORT = 8786
 LIMIT_BYTES = 16_384  # EC2 takes no more
 HOME = "/var/lib/burla"  # on the machine and in its container
-_APT = "DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300"  # others may be at it when a machine boots
+APT = "DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300"  # others may be at it when a machine boots
 _PINNED = ("dask", "distributed", "cloudpickle", "packaging", "psutil", "uv")
 _PINNED_FOR_GPUS = ("nvidia-ml-py",)
 
@@ -43,7 +43,7 @@ class Boot:
 
     `usd_per_hour`: what a node tells its head of its price, if that is known. Of a head, `store`: the URL where it
     copies results to, if it does; `keep_results_s`: so long it stays for those that are on it alone. `leaving`: shell
-    commands of its cloud, run before it shuts down.
+    commands of its cloud, run before it shuts down; `login`: such as let docker in where the image is.
     """
 
     role: str
@@ -57,6 +57,7 @@ class Boot:
     store: str = ""
     keep_results_s: float = 0.0
     leaving: str = ""
+    login: str = ""
 
 
 def settings(boot: Boot) -> dict[str, object]:
@@ -108,6 +109,7 @@ def _per_boot(boot: Boot) -> str:
     ]  # fmt: skip
     return f"""\
 #!/bin/sh
+export DOCKER_CONFIG={HOME}/docker
 leave() {{
 {boot.leaving or ":"}
 }}
@@ -116,7 +118,8 @@ rm -f {HOME}/ready
 (sleep {boot.timers.boot_s:g}; [ -e {HOME}/ready ] || {{ leave; shutdown -h now; }}) &
 docker rm -f burla >/dev/null 2>&1
 for attempt in 1 2 3; do
-  command -v docker >/dev/null || {{ {_APT} update -q; {_APT} install -qy docker.io; }}
+  command -v docker >/dev/null || {{ {APT} update -q; {APT} install -qy docker.io; }}
+{boot.login or ":"}
   docker run {shlex.join(options)} {shlex.quote(boot.image)} {HOME}/start.sh && break
   sleep 3
 done

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from burla.clusters import cloud as clouds
-from burla.clusters import pool, record, registry
+from burla.clusters import logins, pool, record, registry
 from burla.clusters.boot import PORT, Boot, Timers, user_data
 from burla.clusters.borrowed import prepare
 from burla.clusters.cloud import HEAD, NODE, Cloud, Refused, Vm, VmOrder
@@ -84,8 +84,10 @@ async def _make(work: Work, nodes: int, cidr: str, timers: Timers) -> None:
     await cloud.admit(network, cidr)
     work.keep(network=network, admitted=(cidr,))
     work.begin(f"starting the head ({cluster.head_machine})")
+    # it has no identity to be let in with where an image is private
+    image = default_image() if logins.is_private(cluster.cloud, cluster.image) else cluster.image
     boot = Boot(
-        HEAD, f"burla-{cluster.name}-head", cluster.image, cluster.idle_s, timers=timers,
+        HEAD, f"burla-{cluster.name}-head", image, cluster.idle_s, timers=timers,
         store=cluster.copies, keep_results_s=cluster.keep_results_s, leaving=cloud.leaving(HEAD),
     )  # fmt: skip
     order = VmOrder(boot.name, HEAD, cluster.head_machine, user_data(boot, cluster.keys()))
@@ -290,6 +292,11 @@ def owner() -> str:
     except (KeyError, OSError, ImportError):
         name = "unknown"
     return re.sub(r"[^a-z0-9_-]", "-", name.lower())[:63]
+
+
+def default_image() -> str:
+    """Return the container image of who says none: Python's own, of the version of this process."""
+    return "python:{}.{}-slim".format(*sys.version_info)
 
 
 def new_id() -> str:

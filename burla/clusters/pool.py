@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from burla.clusters import catalog
+from burla.clusters import catalog, logins
 from burla.clusters.boot import Boot, Timers, user_data
 from burla.clusters.cloud import NODE, Cloud, Refused, Vm, VmOrder
 from burla.clusters.record import CloudCluster
@@ -67,6 +67,7 @@ async def boot(
             timers,
             price,
             leaving=cloud.leaving(NODE),
+            login=logins.commands(cluster.cloud, kind.image),
         )
         data = user_data(what, cluster.keys())
         orders.append(VmOrder(name, NODE, kind.machine, data, kind.gpus, kind.spot))

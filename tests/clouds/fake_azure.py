@@ -141,6 +141,9 @@ class FakeAzure(HttpTransport[Any, Any]):
                     **subnet,
                     "id": f"{path}/subnets/{subnet['name']}",
                 }
+        if kind == "networkSecurityGroups":  # its rules are those of the body
+            for key in [key for key in self.there if key.startswith(f"{path.lower()}/")]:
+                del self.there[key]
         self.there[path.lower()] = known
         return 200, known
 

@@ -48,6 +48,9 @@ from pathlib import Path
 home = Path(__file__).resolve().parent.parent
 TAKE_VALUE = {"-e", "--env", "-v", "--volume", "--name", "--entrypoint", "-u", "--user", "--gpus", "--shm-size"}
 verb, *words = sys.argv[1:]
+if verb == "login":
+    with (home / "logins.jsonl").open("a") as notes:
+        notes.write(json.dumps([*words, sys.stdin.read().strip()]) + "\\n")
 if verb != "run":
     sys.exit(0)
 options, environ, entrypoint = [], {}, []
@@ -197,6 +200,12 @@ class Machine:
         """What `docker run` was asked for, oldest first."""
         path = self.home / "containers.jsonl"
         return [Container(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+    @property
+    def logins(self) -> list[list[str]]:
+        """What `docker login` was asked for, and the password that it was given."""
+        path = self.home / "logins.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     @property
     def pip(self) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 import burla
-from burla.clusters import boot, bootstrap
+from burla.clusters import boot, bootstrap, logins
 from burla.clusters.boot import Boot, user_data
 from burla.clusters.package import package
 from burla.clusters.security import create_keys
@@ -53,6 +54,41 @@ def test_user_data_has_what_the_machine_needs_within_the_limit_of_the_cloud():
 def test_a_name_that_a_shell_would_expand_is_quoted():
     files = files_of(user_data(Boot("head", "n", "image$(touch${IFS}x);y", 600), KEYS))
     assert "'image$(touch${IFS}x);y'" in files["/var/lib/cloud/scripts/per-boot/burla"]
+
+
+@pytest.mark.parametrize(
+    ("cloud", "image"),
+    [
+        ("aws", "123456789012.dkr.ecr.eu-west-1.amazonaws.com/tools:1"),
+        ("gcp", "gcr.io/mine/tools:1"),
+        ("gcp", "europe-west4-docker.pkg.dev/mine/images/tools:1"),
+        ("azure", "mine.azurecr.io/tools:1"),
+    ],
+)
+def test_docker_is_let_in_at_the_registry_of_the_machine_s_own_cloud_and_nowhere_else(cloud: str, image: str):
+    login = logins.commands(cloud, image)
+    host = image.partition("/")[0]
+    script = files_of(user_data(Boot("node", "n", image, 600, login=login), KEYS))[
+        "/var/lib/cloud/scripts/per-boot/burla"
+    ]
+    subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+    assert host in login and script.index(host) < script.index("docker run")
+    for other in {"aws", "gcp", "azure"} - {cloud}:
+        assert logins.commands(other, image) == ""
+    for public in ("python:3.11-slim", "docker.io/library/python", f"example.org/{image}", f"x{host}.example.org/y"):
+        assert logins.commands(cloud, public) == ""
+
+
+def test_docker_asks_the_helper_of_the_cloud_for_its_own_registry(tmp_path: Path):
+    """AWS: Amazon's helper, and a configuration that is docker's own."""
+    login = logins.commands("aws", "123456789012.dkr.ecr.eu-west-1.amazonaws.com/tools:1").replace(
+        boot.HOME, f"{tmp_path}"
+    )
+    noting = f'apt-get() {{ echo "$@" >> {tmp_path}/apt; }}\n'
+    subprocess.run(["bash", "-c", noting + login.replace("DEBIAN_FRONTEND=noninteractive ", "")], check=True)
+    assert (tmp_path / "apt").read_text().rstrip().endswith("install -qy amazon-ecr-credential-helper")
+    configured = json.loads((tmp_path / "docker/config.json").read_text())
+    assert configured == {"credHelpers": {"123456789012.dkr.ecr.eu-west-1.amazonaws.com": "ecr-login"}}
 
 
 def test_what_the_image_lacks_is_installed_in_the_versions_of_the_client(monkeypatch: pytest.MonkeyPatch):

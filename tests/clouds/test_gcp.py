@@ -154,6 +154,21 @@ def _meeting(room: GceRoom, calls: int) -> Callable[[int], int]:
 
 
 @in_gce_room
+def test_a_private_image_is_got_with_the_identity_of_the_nodes(room: GceRoom) -> None:
+    """The head, which has none, runs Python's own; its machine is told nothing of the registry."""
+    image = "europe-docker.pkg.dev/mine/images/tools:1"
+    make("private", cloud="gcp", nodes=1, image=image, role="reader@example.org")
+    head, node = room.machines
+    assert head.logins == [] and head.containers[0].image == lifecycle.default_image()
+    assert node.containers[0].image == image
+    [login] = node.logins
+    assert login[-2:] == ["https://europe-docker.pkg.dev", "reader@example.org"]  # its token, in the room
+    with burla.use("private"):
+        assert burla.remote_parallel_map(abs, [-1], image=image) == [1]
+    burla.delete_cluster("private")
+
+
+@in_gce_room
 def test_a_lost_spot_node_and_a_restarted_head_lose_no_result(room: GceRoom) -> None:
     """The calls that ran there run elsewhere; the head finds its store on its disk."""
 

@@ -135,6 +135,11 @@ def pair() -> tuple[QueueTransport, QueueTransport]:
     return QueueTransport(back, there), QueueTransport(there, back)
 
 
+def pack(message: Any) -> bytes:
+    """Return a message as `Channel.post_packed` sends it."""
+    return pickle.dumps((0, _TELL, message), 5)
+
+
 class Channel:
     """Asks, tells and answers over one transport.
 
@@ -209,8 +214,12 @@ class Channel:
 
     def post(self, message: Any) -> None:
         """Send a message that has no reply, without waiting for room; lost if the channel is closed."""
+        self.post_packed(pack(message))
+
+    def post_packed(self, data: bytes) -> None:
+        """Do the same with a message that was packed once for many."""
         if not self.closed:
-            self._out.put_nowait(pickle.dumps((0, _TELL, message), 5))
+            self._out.put_nowait(data)
 
     def close(self) -> None:
         """End the channel from this side."""

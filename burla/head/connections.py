@@ -13,6 +13,7 @@ from burla.channel import Channel, Transport
 from burla.errors import BurlaError, ClusterError, ClusterLost, JobCancelled
 from burla.head import crashpoints, disks
 from burla.head.copier import Copier
+from burla.head.garbage import Garbage
 from burla.head.head import Head
 from burla.head.history import History
 from burla.head.keeping import Keeping
@@ -152,12 +153,14 @@ class Service:
     async def watch(self) -> None:
         """Look at leases and idleness for ever."""
         head, had_client, began = self.head, False, time.monotonic()
-        swept = 0.0
+        swept, garbage = 0.0, Garbage()
         while True:
             await asyncio.sleep(0.2 if self.idle_after_s == 0 else 1.0)
             now = time.monotonic()
             try:
                 head.tick(now)
+                if self.supervised:
+                    garbage.tick(frozenset(head.dispatch.nodes), idle=head.idle_for_s(now) > 0)
                 if now - swept > SWEEP_S:
                     swept = now
                     await self.history.sweep(time.time())

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from burla import config
-from burla.channel import Channel
+from burla.channel import Channel, pack
 from burla.errors import EnvironmentNeeded, NoCompatibleNodes, PythonMismatch, StoreDamaged
 from burla.head import budgets, demands, disks, jobs, place
 from burla.head.demands import Demand
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FIRST_CALLS = 16  # for each slot, before it is known how long they take; what is not begun soon can be had back
+PLACE_S, REST = 0.001, 20.0  # a plan that takes longer is not made again before so many times as long
 SETTLE_S = 8.0  # a head that was started again waits so long for nodes that may still run its calls
 
 
@@ -65,6 +66,7 @@ class Dispatch:
         self._head = head
         self._changed = changed
         self._placing = False
+        self._place_at = 0.0  # not before
         self._turns = Turns(self._started)
 
     @property
@@ -246,12 +248,16 @@ class Dispatch:
         return want if nodes < 2 else min(want, max(1, -(-job.core.waiting // (2 * nodes))))
 
     def _give_back(self, job: RunningJob, node: str, queued: int) -> int:
+        if job.core.waiting or not queued:
+            return 0
         others = sum(want for other, want in job.hungry.items() if other != node)
-        return 0 if job.core.waiting or not queued else min(others, -(-queued // 2))
+        return min(others, -(-queued // 2))
 
     def _feed(self) -> None:
         """Give calls that came back to nodes that asked for some in vain."""
         for job in list(self._head.jobs.values()):
+            if not job.core.waiting:
+                continue
             idle = {node: job.held.get(node, 0) - job.running.get(node, 0) for node in job.hungry}
             for node in sorted(idle, key=lambda node: -idle[node]):
                 if not job.core.waiting or self.paused:
@@ -279,21 +285,29 @@ class Dispatch:
             self._tell(node, EndLease(job.spec.id))
 
     def replace(self) -> None:
-        """Decide anew who runs what; once for all that changes at this moment."""
+        """Decide anew who runs what; once for all that changes at this moment, or a little later where that is work."""
         if not self._placing:
             self._placing = True
-            asyncio.get_running_loop().call_soon(self._place)
+            loop = asyncio.get_running_loop()
+            if (wait_s := self._place_at - time.monotonic()) > 0:
+                loop.call_later(wait_s, self._place)
+            else:
+                loop.call_soon(self._place)
 
     def _place(self) -> None:
         self._placing = False
         if self.paused:
             return
+        began = time.monotonic()
         active = [job for job in self._head.jobs.values() if job.state is not JobState.RECEIVING]
         held = {(job.spec.id, node): slots for job in active for node, slots in job.slots_held().items()}
         offers = self.offers
         self._note_turn(time.monotonic())
         wishes = [self.wish(job, offers) for job in active]
         wanted = place.place(wishes, offers, held, self._lent())
+        took_s = time.monotonic() - began
+        self._place_at = began + (REST * took_s if took_s > PLACE_S else 0.0)
+        leases: dict[str, bytes] = {}  # that begin, by job: the same message for each node
         nodes_of = Counter(job_id for (job_id, _), slots in wanted.items() if slots)
         for (job_id, node), slots in wanted.items():
             job = self._head.jobs[job_id]
@@ -304,7 +318,9 @@ class Dispatch:
             if not job.granted:
                 self._head.apply(job, jobs.LeaseGranted(node))
             if node not in job.granted:
-                self._tell(node, BeginLease(job.spec, self._variables(job)))
+                if job_id not in leases:
+                    leases[job_id] = pack(BeginLease(job.spec, self._variables(job)))
+                self.nodes[node].channel.post_packed(leases[job_id])
             job.granted[node] = slots
             job.leases[node] = job.leases.get(node, 0) + 1
             job.held[node] = max(before, job.held.get(node, 0))  # until the node has heard of this, and says so

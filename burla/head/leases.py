@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOMENT_S = 1.0
+PER_NODE_S = 0.005  # more: with many nodes this is work, and a short job needs none
 
 
 class LeaseTasks:
@@ -40,7 +41,7 @@ class LeaseTasks:
 
     async def _update(self) -> None:
         while True:
-            await asyncio.sleep(MOMENT_S)
+            await asyncio.sleep(MOMENT_S + PER_NODE_S * len(self.head.dispatch.nodes))
             wanted = {
                 (job_id, node)
                 for job_id, job in self.head.jobs.items()

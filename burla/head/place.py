@@ -127,7 +127,10 @@ class _Plan:
         """Return the plan, less the growth that has no room yet beside what is held now."""
         granted: dict[tuple[int, int], int] = {}
         growth: list[tuple[int, int]] = []
-        held_total = [sum(slots.get(job, 0) for slots in self.held) for job in range(len(self.jobs))]
+        held_total = [0] * len(self.jobs)
+        for slots in self.held:
+            for job, count in slots.items():
+                held_total[job] += count
         for node, slots in enumerate(self.slots):
             for job in self.held[node].keys() | slots.keys():
                 held = self.held[node].get(job, 0) - self.lost[node].get(job, 0)

@@ -175,13 +175,14 @@ class Azure:
         try:
             private_ip, public_ip = await machine.create_vm()
         except Refused:
-            await self._remove_link(client, order.name)
+            await self._remove_rest(client, order.name)
             raise
         return _vm(machine.vm, "starting", private_ip, public_ip)
 
-    async def _remove_link(self, client: Client, name: str) -> None:
-        """Delete what a machine would have had, and goes with it otherwise."""
-        for operations in (client.network.network_interfaces, client.network.public_ip_addresses):
+    async def _remove_rest(self, client: Client, name: str) -> None:
+        """Delete a machine that did not come up: its entry, and what would have gone with it."""
+        network = client.network
+        for operations in (client.compute.virtual_machines, network.network_interfaces, network.public_ip_addresses):
             await _gone(client, operations.begin_delete, self._group, name)
 
     async def vms(self) -> list[Vm]:

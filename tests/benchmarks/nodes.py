@@ -20,6 +20,7 @@ from tests.benchmarks.simulated import Simulation
 from tests.benchmarks.stand_in import Simulated
 
 LONG_S = 1.0
+IDLE_S = 5.0
 
 
 def measure(nodes: int, calls: int) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def measure(nodes: int, calls: int) -> dict[str, Any]:
         assert remote_parallel_map(Simulated(LONG_S), range(calls), spinner=False) == list(range(calls))
         long_s = time.perf_counter() - began
         worked = cluster.load()
-        time.sleep(10)
+        time.sleep(IDLE_S)
         idle = cluster.load()
     return {
         "nodes": nodes,

@@ -127,6 +127,7 @@ class FakeAzure(HttpTransport[Any, Any]):
         if kind == "virtualMachines":
             size = properties["hardwareProfile"]["vmSize"]
             if size in self.refusals:
+                self.there[path.lower()] = known  # its entry stays all the same
                 raise No(409, self.refusals[size], f"no {size} for you")
             properties["timeCreated"] = datetime.now(UTC).isoformat()
         elif kind == "publicIPAddresses":

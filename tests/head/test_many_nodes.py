@@ -1,0 +1,51 @@
+"""What a head does not do too often, because with many nodes it is work."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from burla.head import dispatch
+from burla.head.head import Head
+from burla.head.vault import Vault
+from tests.head.samples import in_a_loop, opened
+
+
+class _Clock:
+    """A clock that stands still, but for plans: each takes `plan_s`."""
+
+    def __init__(self, plan_s: float):
+        self.now, self.plan_s, self.plans = 100.0, plan_s, 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def place(self, *_: object) -> dict[tuple[str, str], int]:
+        self.plans += 1
+        self.now += self.plan_s
+        return {}
+
+
+@pytest.mark.parametrize(("plan_s", "at_once"), [(0.0002, True), (0.002, False)])
+@in_a_loop
+async def test_a_plan_that_takes_long_is_not_made_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan_s: float, at_once: bool
+):
+    """One that takes no time is; the other as soon as it has waited for twenty times as long."""
+    clock = _Clock(plan_s)
+    monkeypatch.setattr(dispatch, "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr(dispatch, "place", SimpleNamespace(place=clock.place))
+    async with opened(tmp_path) as store:
+        head = Head(store, cast(Any, None), Vault(None))
+        for _ in range(2):
+            head.dispatch.replace()
+            head.dispatch.replace()  # of one moment: one plan
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert clock.plans == (2 if at_once else 1)
+        await asyncio.sleep(0.1)
+        assert clock.plans == 2

@@ -53,9 +53,7 @@ def main() -> None:
         table[nodes] = measure(nodes, counts)
         print(f"| {nodes:,} | " + " | ".join(f"{one:,.2f} µs" for one in table[nodes]) + " |", flush=True)
     if options.json:
-        options.json.write_text(
-            json.dumps({str(nodes): dict(zip(counts, row, strict=True)) for nodes, row in table.items()})
-        )
+        options.json.write_text(json.dumps([[nodes, counts, row] for nodes, row in table.items()]))
 
 
 if __name__ == "__main__":

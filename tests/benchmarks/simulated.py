@@ -92,7 +92,7 @@ class Simulation:
         assert head.stdout is not None
         self.address = head.stdout.readline().decode().strip()
         self._security = load_security(self.folder)
-        for number in range(_PROCESSES):
+        for number in range(min(_PROCESSES, nodes)):
             count = len(range(number, nodes, _PROCESSES))
             self._start("tests.benchmarks.stand_in", str(self.folder), self.address, f"p{number}", str(count))
         until = time.monotonic() + _COME_S
@@ -143,5 +143,5 @@ async def _head(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    dask.config.set(DASK_SETTINGS)
+    dask.config.set(DASK_SETTINGS | {"temporary-directory": sys.argv[1]})
     asyncio.run(_head(Path(sys.argv[1])))

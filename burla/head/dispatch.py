@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 
 FIRST_CALLS = 16  # for each slot, before it is known how long they take; what is not begun soon can be had back
 PLACE_S, REST = 0.001, 20.0  # a plan that takes longer is not made again before so many times as long
+SMALL = 50  # a node wants what it does in half a second: such a part of it, 10 ms of work, is not shared out
 SETTLE_S = 8.0  # a head that was started again waits so long for nodes that may still run its calls
 
 
@@ -168,7 +169,7 @@ class Dispatch:
             self._feed()  # others first: what waits behind a long call would come back to it
         slices = ()
         if trade.want and job.granted.get(node):
-            slices = self._slices(job, node, self._share(job, trade.want))
+            slices = self._slices(job, node, share(trade.want, job.core.waiting, len(job.granted)))
             got = sum(one.stop - one.start for one in slices)
             if got < trade.want and (self.paused or not got or not job.core.waiting):
                 job.hungry[node] = trade.want - got
@@ -242,11 +243,6 @@ class Dispatch:
             self._head.end_of_calls(job)
         self.replace()
 
-    def _share(self, job: RunningJob, want: int) -> int:
-        """Leave something for the other nodes when the end is near."""
-        nodes = len(job.granted)
-        return want if nodes < 2 else min(want, max(1, -(-job.core.waiting // (2 * nodes))))
-
     def _give_back(self, job: RunningJob, node: str, queued: int) -> int:
         if job.core.waiting or not queued:
             return 0
@@ -262,7 +258,7 @@ class Dispatch:
             for node in sorted(idle, key=lambda node: -idle[node]):
                 if not job.core.waiting or self.paused:
                     break
-                if slices := self._slices(job, node, self._share(job, job.hungry[node])):
+                if slices := self._slices(job, node, share(job.hungry[node], job.core.waiting, len(job.granted))):
                     del job.hungry[node]
                     self._tell(node, MoreWork(job.spec.id, slices))
 
@@ -433,3 +429,11 @@ class Dispatch:
                 self._head.end_session(session, "its node is lost")
         self.awaited.clear()
         self.resume()
+
+
+def share(want: int, waiting: int, nodes: int) -> int:
+    """Return how many calls a node gets of those that wait; it wants so many, and is one of the job's nodes.
+
+    Something is left for the others when the end is near, unless it is hardly worth a message.
+    """
+    return want if nodes < 2 else min(want, max(1, want // SMALL, -(-waiting // (2 * nodes))))

@@ -49,3 +49,18 @@ async def test_a_plan_that_takes_long_is_not_made_again_at_once(
         assert clock.plans == (2 if at_once else 1)
         await asyncio.sleep(0.1)
         assert clock.plans == 2
+
+
+@pytest.mark.parametrize(
+    ("want", "waiting", "nodes", "gets"),
+    [
+        (1000, 10, 1, 1000),  # a node alone: all that it wants
+        (100, 100_000, 10, 100),
+        (100, 1000, 10, 50),
+        (100, 30, 10, 2),  # the rest is for the others
+        (1, 5, 10, 1),
+        (1_000_000, 1000, 10, 20_000),  # of calls so short that all of them are hardly worth a message
+    ],
+)
+def test_a_node_leaves_work_for_the_others_unless_that_is_hardly_any(want: int, waiting: int, nodes: int, gets: int):
+    assert dispatch.share(want, waiting, nodes) == gets

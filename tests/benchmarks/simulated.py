@@ -88,15 +88,22 @@ class Simulation:
         create_keys(self.folder)
         self._log = (self.folder / "log.txt").open("wb")
         self._processes: list[subprocess.Popen[Any]] = []
+        try:
+            self._boot()
+        except BaseException:
+            self.close()
+            raise
+
+    def _boot(self) -> None:
         head = self._start("tests.benchmarks.simulated", str(self.folder), stdout=subprocess.PIPE)
         assert head.stdout is not None
         self.address = head.stdout.readline().decode().strip()
         self._security = load_security(self.folder)
-        for number in range(min(_PROCESSES, nodes)):
-            count = len(range(number, nodes, _PROCESSES))
+        for number in range(min(_PROCESSES, self.nodes)):
+            count = len(range(number, self.nodes, _PROCESSES))
             self._start("tests.benchmarks.stand_in", str(self.folder), self.address, f"p{number}", str(count))
         until = time.monotonic() + _COME_S
-        while self.load().nodes < nodes:
+        while self.load().nodes < self.nodes:
             if time.monotonic() > until or any(one.poll() is not None for one in self._processes):
                 raise RuntimeError((self.folder / "log.txt").read_text()[-3000:])
             time.sleep(0.2)

@@ -295,8 +295,9 @@ class Dispatch:
         if self.paused:
             return
         began = time.monotonic()
-        active = [job for job in self._head.jobs.values() if job.state is not JobState.RECEIVING]
-        held = {(job.spec.id, node): slots for job in active for node, slots in job.slots_held().items()}
+        slots_held = {job: job.slots_held() for job in self._head.jobs.values() if job.state is not JobState.RECEIVING}
+        active = [job for job, slots in slots_held.items() if slots or not job.state.ended]
+        held = {(job.spec.id, node): count for job in active for node, count in slots_held[job].items()}
         offers = self.offers
         self._note_turn(time.monotonic())
         wishes = [self.wish(job, offers) for job in active]

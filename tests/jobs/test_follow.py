@@ -101,6 +101,7 @@ import burla, os, sys, time
 def call(x):
     with open(LEDGER, "a") as file:
         file.write(f"{os.getpid()}\\n")
+    print("begun")
     time.sleep(300)
 
 LEDGER = sys.argv[1]
@@ -115,13 +116,14 @@ def test_an_interrupt_while_following_stops_a_job_that_is_not_detached(scripts: 
     script = scripts.start(FOLLOWER, str(ledger.path), kind)
     assert script.stdout is not None
     job = burla.attach(script.stdout.readline().strip())
-    wait_until(lambda: len(ledger.entries()) == 2, what="both calls")
+    assert [script.stdout.readline() for _ in range(2)] == ["begun\n"] * 2  # so it follows
     script.send_signal(signal.SIGINT)
     _, err = script.communicate(timeout=20)
-    assert "KeyboardInterrupt" in err
     if kind == "detached":
-        assert f"burla.attach('{job.id}')" in err and job.status == "running"
-        job.cancel()
+        status = job.status
+        job.cancel()  # before anything can fail: it would be in the way of other tests
+        assert f"burla.attach('{job.id}')" in err and status == "running"
+    assert "KeyboardInterrupt" in err
     assert job.status == "cancelled"
     for pid in map(int, ledger.entries()):
         wait_until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), what="the end of the calls")
